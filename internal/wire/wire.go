@@ -1,0 +1,106 @@
+// Package wire is what a control process and its workers say to each other.
+//
+// A worker gets one end of a socket pair and speaks HTTP/2 (h2c) as the client on it. It holds two long requests: GET
+// /orders streams Orders to it, POST /reports streams its Reports, each a JSON object a line. Everything else is a
+// short request, listed with the paths below. Requests made for a guest carry HeaderJob and HeaderVersion, and the
+// control process checks that version's grant once more.
+package wire
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Schema is the version of these messages. Readers keep unknown fields and refuse a newer Schema.
+const Schema = 1
+
+// Assignment is a version of a job that a worker serves, or is to try.
+type Assignment struct {
+	Schema      int             `json:"schema"`
+	Job         string          `json:"job"`
+	Entitlement string          `json:"entitlement"`
+	Version     uint64          `json:"version"`
+	Module      string          `json:"module"`   // digest of the bytes, lower-case hex
+	Manifest    json.RawMessage `json:"manifest"` // canonical JSON of a manifest.Manifest
+}
+
+// The kinds of Order.
+const (
+	OrderAssign  = "assign"  // serve Assignment from now on, in place of any older version of the job
+	OrderRemove  = "remove"  // stop serving Job
+	OrderSynced  = "synced"  // all that was assigned at Revision has been said; jobs not named are to be removed
+	OrderPrepare = "prepare" // get Assignment ready to serve (compile, start a sandbox), answer with ReportPrepared and keep it for a later assign
+	OrderDiscard = "discard" // forget what ID prepared
+	OrderFollow  = "follow"  // send traces (What "trace") of Job until unfollow
+	OrderIgnore  = "ignore"  // end of follow
+	OrderDrain   = "drain"   // finish what runs, take nothing new, then exit
+)
+
+// Order goes from a control process to a worker.
+type Order struct {
+	Kind       string      `json:"kind"`
+	ID         string      `json:"id,omitempty"` // of a prepare or follow
+	Revision   uint64      `json:"revision,omitempty"`
+	Assignment *Assignment `json:"assignment,omitempty"`
+	Job        string      `json:"job,omitempty"`
+	What       string      `json:"what,omitempty"`
+}
+
+// The kinds of Report.
+const (
+	ReportReady    = "ready"    // the worker runs and has read all orders up to synced; PID
+	ReportPrepared = "prepared" // ID: Problem is nil when it worked
+	ReportApplied  = "applied"  // orders up to Revision have taken effect on ingress
+	ReportLog      = "log"      // a line of a guest
+	ReportTrace    = "trace"    // a host call or event of a guest, while followed
+	ReportAudit    = "audit"    // a host call that policy refused
+	ReportRunning  = "running"  // Job entered a guest (Count goes up), so that a dead worker can be blamed on it
+	ReportIdle     = "idle"     // Job left a guest
+)
+
+// Report goes from a worker to its control process.
+type Report struct {
+	Kind       string          `json:"kind"`
+	Time       time.Time       `json:"time,omitzero"`
+	ID         string          `json:"id,omitempty"`
+	PID        int             `json:"pid,omitempty"`
+	Revision   uint64          `json:"revision,omitempty"`
+	Job        string          `json:"job,omitempty"`
+	Version    uint64          `json:"version,omitempty"`
+	Invocation string          `json:"invocation,omitempty"`
+	Stream     string          `json:"stream,omitempty"` // of a log: "stdout", "stderr", "log" (the log call), "system" (ours)
+	Level      string          `json:"level,omitempty"`  // of a log: debug, info, warn, error
+	Text       string          `json:"text,omitempty"`
+	Problem    *Problem        `json:"problem,omitempty"`
+	Trace      json.RawMessage `json:"trace,omitempty"` // a trace.Record
+}
+
+// Problem says why something was refused, for people and programs (RFC 9457 members are made from it).
+type Problem struct {
+	Code   string `json:"code"`   // "module-invalid", "start-failed", …; the last part of the problem's type
+	Status int    `json:"status"` // HTTP status to answer with
+	Title  string `json:"title"`
+	Detail string `json:"detail"`
+}
+
+func (p *Problem) Error() string { return p.Detail }
+
+// Paths of the short requests, and the headers of those made for a guest.
+const (
+	PathOrders  = "/orders"
+	PathReports = "/reports"
+	PathModule  = "/modules/"        // + digest: GET gives the bytes
+	PathFetch   = "/fetch"           // POST: the request to make, in wire form: HeaderMethod and HeaderURL, other headers prefixed "X-F-", body as it is
+	PathKV      = "/kv/"             // + bucket: GET ?key=, GET ?prefix=&after=&limit=, PUT ?key= (HeaderIf), DELETE ?key= (HeaderIf)
+	PathSecrets = "/secrets"         // GET ?name= gives one secret's bytes
+	PathMetrics = "/otlp/v1/metrics" // POST: OTLP/HTTP protobuf
+
+	HeaderJob        = "Ripstop-Job"
+	HeaderVersion    = "Ripstop-Version"
+	HeaderInvocation = "Ripstop-Invocation"
+	HeaderMethod     = "Ripstop-Method"
+	HeaderURL        = "Ripstop-Url"
+	HeaderIf         = "Ripstop-If" // the version a key must have; 0: it must not exist; absent: any
+	HeaderRevision   = "Ripstop-Revision"
+	HeaderError      = "Ripstop-Error" // an errno's name, when the answer is one
+)

@@ -1,0 +1,52 @@
+// Package manifest reads ripstop.yaml: what a job is, what it may use and what it may do.
+//
+// Reading is strict: an unknown key, a wrong type or a bad value is an Error with its line and column, and all of them
+// are reported at once. The JSON form of a Manifest is canonical: it is what versions store and what its JSON Schema
+// describes. Rules and grants are checked by package policy when a manifest is read.
+package manifest
+
+import (
+	"time"
+
+	"github.com/ripstop-vm/ripstop/runtime/policy"
+)
+
+// Manifest describes a job. Fill sets the defaults; a stored manifest has them all.
+type Manifest struct {
+	Name         string              `json:"name,omitempty"`         // the job's; a DNS label (RFC 1123), at most 63 bytes
+	Module       string              `json:"module,omitempty"`       // path of the .wasm file for `ripstop deploy`, relative to the manifest; not stored
+	Kind         string              `json:"kind,omitempty"`         // "command" or "task"; empty: read off the module
+	Isolation    string              `json:"isolation,omitempty"`    // "request" (default): a fresh sandbox each time; "task": one that keeps its state
+	Args         []string            `json:"args,omitempty"`         // of a command, after its name
+	Routes       []Route             `json:"routes,omitempty"`       // default: path /NAME/
+	Limits       Limits              `json:"limits"`                 //
+	Capabilities policy.Capabilities `json:"capabilities,omitempty"` // nothing is granted unless named
+	Policy       []policy.Rule       `json:"policy,omitempty"`       // rules on top, in order
+	Config       map[string]string   `json:"config,omitempty"`       // what the guest may read by name
+}
+
+// Route is where a job answers.
+type Route struct {
+	Host string `json:"host,omitempty"` // exact host name, lower case; empty: any
+	Path string `json:"path"`           // "/a/": everything below; "/a": that path alone. The prefix is passed on as SCRIPT_NAME
+}
+
+// Limits bound a job. A zero field means the default in brackets.
+type Limits struct {
+	Memory      Size     `json:"memory,omitempty"`      // of one sandbox [256MiB, at most 4GiB]
+	Time        Duration `json:"time,omitempty"`        // of one invocation, wall [10s, at most 1h]
+	Start       Duration `json:"start,omitempty"`       // of a sandbox's start, wall [10s, at most 5m]
+	Request     Size     `json:"request,omitempty"`     // body of a request [10MiB]
+	Response    Size     `json:"response,omitempty"`    // of a response, headers included [10MiB]
+	Files       int      `json:"files,omitempty"`       // descriptors open at once [128]
+	Log         Size     `json:"log,omitempty"`         // log output of one invocation; the rest is dropped and counted [64KiB]
+	Concurrency int      `json:"concurrency,omitempty"` // invocations at once [16]
+	Queue       int      `json:"queue,omitempty"`       // invocations waiting for a slot [64]; -1: none may wait
+	HostCalls   int      `json:"hostcalls,omitempty"`   // host calls of one invocation [1000000]
+}
+
+// Size is bytes: 512, 64KiB, 1MiB, 2GiB in YAML and JSON; a plain number is bytes.
+type Size int64
+
+// Duration is a time.Duration, written as Go does (1h30m, 250ms).
+type Duration time.Duration

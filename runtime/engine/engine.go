@@ -1,0 +1,93 @@
+// Package engine is the contract between the process VM and whatever executes WebAssembly.
+//
+// An Engine compiles modules and instantiates them; it runs guest code and nothing else. Every import of a guest is
+// served by the hostcall.Table the engine was made with. Limits, policies and ABIs live above it.
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+)
+
+// PageSize is the size of a page of linear memory, in bytes (core specification, 4.2.8).
+const PageSize = 64 << 10
+
+// Engine compiles modules. Its methods are safe for concurrent use.
+type Engine interface {
+	// Compile validates and compiles a binary module. The bytes are not kept. It does not look at imports.
+	Compile(ctx context.Context, wasm []byte) (Module, error)
+	// Close ends the engine and all its modules and instances.
+	Close() error
+}
+
+// Module is compiled code, shared by its instances. Its methods are safe for concurrent use.
+type Module interface {
+	// Instantiate makes an instance whose imports go through d, and runs the module's start function, if it has one.
+	// The instance may have at most maxPages of memory: growth past it fails in the guest (memory.grow gives -1). The
+	// caller has made sure that the module's minimum is within it.
+	// ctx bounds the start function as it bounds a call.
+	Instantiate(ctx context.Context, d *hostcall.Door, maxPages uint32) (Instance, error)
+	// Close forgets the code. Instances must be closed before.
+	Close() error
+}
+
+// Instance is one running instance. It belongs to one goroutine at a time.
+type Instance interface {
+	// Function finds an exported function; nil if there is none of that name.
+	Function(name string) Function
+	// Memory is the instance's first memory; empty if it has none.
+	Memory() hostcall.Memory
+	// Close ends the instance and gives its memory back.
+	Close() error
+}
+
+// Function is an exported function of an instance.
+type Function interface {
+	// Call enters the guest: stack holds the parameters, and the results after it; it is as long as the longer of the
+	// two. When ctx ends the guest is ended with context.Cause's error. Errors: *hostcall.ExitError, *hostcall.StopError or whatever
+	// reason a host call gave; *Trap; an error wrapping hostcall.ErrHost; a context's error.
+	Call(ctx context.Context, stack []uint64) error
+}
+
+// A LimitError reports that a guest ran into a bound set for it. The host is healthy, and running the same guest again
+// will end the same way.
+type LimitError struct {
+	Limit     string // "memory", "log", "response", …
+	Used, Max uint64
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("%s limit: %d wanted, %d allowed", e.Limit, e.Used, e.Max)
+}
+
+// Frame is a guest frame of a backtrace.
+type Frame struct {
+	Function string // as the module's name section calls it, or $N
+}
+
+// Trap reports that guest code ended abnormally (core specification, 4.2.1).
+type Trap struct {
+	Reason string  // the specification's words: "unreachable", "integer divide by zero", …
+	Frames []Frame // innermost first; at most 30
+}
+
+// Error is one line: the reason and the innermost function. Backtrace has the rest.
+func (t *Trap) Error() string {
+	if len(t.Frames) == 0 {
+		return "trap: " + t.Reason
+	}
+	return fmt.Sprintf("trap: %s in %s", t.Reason, t.Frames[0].Function)
+}
+
+// Backtrace is the reason and every frame, a line each.
+func (t *Trap) Backtrace() string {
+	var b strings.Builder
+	b.WriteString("trap: " + t.Reason)
+	for i, f := range t.Frames {
+		fmt.Fprintf(&b, "\n  %2d  %s", i, f.Function)
+	}
+	return b.String()
+}

@@ -1,0 +1,218 @@
+// Package wazero runs modules on github.com/tetratelabs/wazero.
+package wazero
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand"
+	"strings"
+	"sync/atomic"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+	"github.com/tetratelabs/wazero/sys"
+
+	"github.com/ripstop-vm/ripstop/runtime/engine"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+)
+
+var _ engine.Engine = (*Engine)(nil)
+
+// Options configures an Engine. The zero value compiles and keeps no cache.
+type Options struct {
+	Interpret bool   // interpret instead of compiling: slow, and cheap to validate with
+	CacheDir  string // where compiled code is kept between runs; empty for nowhere
+	// Endless leaves out the engine's own way to end a guest whose context is done. Guests then run until they return,
+	// and calls cost a tenth. It is the one switch for deadlines by the engine's means.
+	Endless bool
+}
+
+// Engine is one wazero runtime and the host functions of a table in it.
+type Engine struct {
+	runtime wazero.Runtime
+	cache   wazero.CompilationCache
+	random  *rand.Rand // wazero seeds a generator per instance without one; no guest sees it
+}
+
+// unwind is what ends a guest from within a host call: wazero returns it as it is, without building a backtrace.
+var unwind = sys.NewExitError(0)
+
+// Open makes an engine that serves imports from t.
+func Open(ctx context.Context, t *hostcall.Table, opts Options) (*Engine, error) {
+	cfg := wazero.NewRuntimeConfigCompiler()
+	if opts.Interpret {
+		cfg = wazero.NewRuntimeConfigInterpreter()
+	}
+	cfg = cfg.WithCloseOnContextDone(!opts.Endless).WithDebugInfoEnabled(false)
+	e := &Engine{random: rand.New(rand.NewSource(1))}
+	if opts.CacheDir != "" {
+		cache, err := wazero.NewCompilationCacheWithDir(opts.CacheDir)
+		if err != nil {
+			return nil, fmt.Errorf("open code cache %s: %w", opts.CacheDir, err)
+		}
+		e.cache = cache
+		cfg = cfg.WithCompilationCache(cache)
+	}
+	e.runtime = wazero.NewRuntimeWithConfig(ctx, cfg)
+	builders := map[string]wazero.HostModuleBuilder{}
+	for n, f := range t.Funcs() {
+		b := builders[f.Module]
+		if b == nil {
+			b = e.runtime.NewHostModuleBuilder(f.Module)
+			builders[f.Module] = b
+		}
+		b.NewFunctionBuilder().WithGoFunction(trampoline(n), types(f.Params), types(f.Results)).Export(f.Name)
+	}
+	for name, b := range builders {
+		if _, err := b.Instantiate(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("offer host module %s: %w", name, err), e.Close())
+		}
+	}
+	return e, nil
+}
+
+// trampoline is a host function's number as something that wazero can call.
+type trampoline int
+
+func (n trampoline) Call(ctx context.Context, stack []uint64) {
+	ctx.(*doorContext).door.Dispatch(int(n), stack)
+}
+
+// doorContext is the context that guests run under: it leads a host call back to its sandbox.
+type doorContext struct {
+	context.Context
+	door *hostcall.Door
+}
+
+func types(ts []hostcall.ValueType) []api.ValueType {
+	out := make([]api.ValueType, len(ts))
+	for i, t := range ts {
+		out[i] = api.ValueType(t)
+	}
+	return out
+}
+
+// Compile implements engine.Engine.
+func (e *Engine) Compile(ctx context.Context, wasm []byte) (engine.Module, error) {
+	c, err := e.runtime.CompileModule(ctx, wasm)
+	if err != nil {
+		return nil, err
+	}
+	return &module{engine: e, code: c}, nil
+}
+
+// Close implements engine.Engine.
+func (e *Engine) Close() error {
+	err := e.runtime.Close(context.Background())
+	if e.cache != nil {
+		err = errors.Join(err, e.cache.Close(context.Background()))
+	}
+	return err
+}
+
+type module struct {
+	engine *Engine
+	code   wazero.CompiledModule
+}
+
+func (m *module) Close() error { return m.code.Close(context.Background()) }
+
+func (m *module) Instantiate(ctx context.Context, d *hostcall.Door, maxPages uint32) (engine.Instance, error) {
+	lin := &linear{door: d, max: uint64(maxPages) * engine.PageSize}
+	d.Attach(lin, unwind)
+	mark := d.Enter(ctx)
+	run := &doorContext{experimental.WithMemoryAllocator(ctx, lin), d}
+	cfg := wazero.NewModuleConfig().WithName("").WithStartFunctions().WithRandSource(m.engine.random)
+	mod, err := m.engine.runtime.InstantiateModule(run, m.code, cfg)
+	if err = d.Leave(mark, failure(ctx, err)); err != nil {
+		return nil, err
+	}
+	return &instance{door: d, module: mod, memory: lin}, nil
+}
+
+type instance struct {
+	door   *hostcall.Door
+	module api.Module
+	memory *linear
+	closed atomic.Bool
+}
+
+func (i *instance) Memory() hostcall.Memory { return i.memory }
+
+func (i *instance) Close() error {
+	if i.closed.Swap(true) {
+		return nil
+	}
+	return i.module.Close(context.Background())
+}
+
+func (i *instance) Function(name string) engine.Function {
+	f := i.module.ExportedFunction(name)
+	if f == nil {
+		return nil
+	}
+	return &function{i, f}
+}
+
+type function struct {
+	instance *instance
+	fn       api.Function
+}
+
+func (f *function) Call(ctx context.Context, stack []uint64) error {
+	d := f.instance.door
+	mark := d.Enter(ctx)
+	err := f.fn.CallWithStack(&doorContext{ctx, d}, stack)
+	if err == nil {
+		return d.Leave(mark, nil)
+	}
+	return d.Leave(mark, failure(ctx, err))
+}
+
+// failure turns wazero's error into ours. It has no types for traps, only text: "wasm error: REASON\nwasm stack
+// trace:\n\tFRAME\n\tFRAME…", and its frames are "module.function(types) results".
+func failure(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	var exit *sys.ExitError
+	if errors.As(err, &exit) {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	text := err.Error()
+	_, after, ok := strings.Cut(text, "wasm error: ")
+	if !ok {
+		if strings.Contains(text, "stack overflow") {
+			return &engine.Trap{Reason: "stack overflow"}
+		}
+		return err
+	}
+	reason, trace, _ := strings.Cut(after, "\nwasm stack trace:\n\t")
+	t := &engine.Trap{Reason: reason}
+	for _, line := range strings.Split(trace, "\n\t") {
+		if name := frameName(line); name != "" {
+			t.Frames = append(t.Frames, engine.Frame{Function: name})
+		}
+	}
+	return t
+}
+
+// frameName takes the function's name out of "module.name(types) results"; names may contain parentheses and dots.
+func frameName(line string) string {
+	if line == "" || strings.HasPrefix(line, "... maybe") {
+		return ""
+	}
+	if i := strings.LastIndex(line, "("); i > 0 {
+		// results of more than one value are in parentheses, too
+		if j := strings.LastIndex(line[:i], "("); j > 0 && strings.HasSuffix(line[:i], ") ") {
+			i = j
+		}
+		line = line[:i]
+	}
+	return strings.TrimPrefix(line, ".")
+}

@@ -1,0 +1,229 @@
+package runtime
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/ripstop-vm/ripstop/runtime/engine"
+	"github.com/ripstop-vm/ripstop/runtime/engine/wazero"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/module"
+)
+
+// The errors a guest can end with are the engine's and the door's.
+type (
+	// Trap reports that guest code ended abnormally.
+	Trap = engine.Trap
+	// LimitError reports that a guest ran into a bound.
+	LimitError = engine.LimitError
+	// ExitError reports that a guest ended itself.
+	ExitError = hostcall.ExitError
+	// StopError reports that an interposer ended the guest.
+	StopError = hostcall.StopError
+)
+
+// ErrNoExport reports that a module has no function of that name.
+var ErrNoExport = errors.New("no such exported function")
+
+// Options configures a Runtime. The zero value compiles, offers no host function and keeps no cache.
+type Options struct {
+	Libraries []*hostcall.Library // what guests may import
+	Bounds    module.Bounds       // of modules; zero fields mean the platform's defaults
+	Interpret bool                // interpret instead of compiling
+	CacheDir  string              // compiled code between runs; empty for nowhere
+	// Endless runs guests without the engine's check for a done context, so that a guest ends only by itself.
+	Endless bool
+	Clock   clock.Clock // nil means the system clock
+}
+
+// Runtime compiles modules against a set of host functions. Its methods are safe for concurrent use. Closing it ends its
+// modules and sandboxes.
+type Runtime struct {
+	opts   Options
+	table  *hostcall.Table
+	engine engine.Engine
+}
+
+// Open makes a runtime.
+func Open(ctx context.Context, opts Options) (*Runtime, error) {
+	if opts.Clock == nil {
+		opts.Clock = clock.System
+	}
+	t, err := hostcall.NewTable(opts.Libraries...)
+	if err != nil {
+		return nil, err
+	}
+	e, err := wazero.Open(ctx, t, wazero.Options{Interpret: opts.Interpret, CacheDir: opts.CacheDir, Endless: opts.Endless})
+	if err != nil {
+		return nil, err
+	}
+	return &Runtime{opts: opts, table: t, engine: e}, nil
+}
+
+// Table is the numbered host functions that guests may import.
+func (r *Runtime) Table() *hostcall.Table { return r.table }
+
+// Close ends the runtime.
+func (r *Runtime) Close() error { return r.engine.Close() }
+
+// Digest names a module: the SHA-256 of its bytes.
+type Digest [sha256.Size]byte
+
+func (d Digest) String() string { return fmt.Sprintf("%x", d[:]) }
+
+// Module is compiled code.
+type Module struct {
+	runtime *Runtime
+	code    engine.Module
+	info    *module.Module
+	digest  Digest
+}
+
+// Compile checks a binary against the bounds, audits its imports against the host functions on offer, and compiles it.
+// A refused binary is a *module.Error.
+func (r *Runtime) Compile(ctx context.Context, wasm []byte) (*Module, error) {
+	info, err := module.Parse(wasm, r.opts.Bounds)
+	if err != nil {
+		return nil, err
+	}
+	if err := module.Audit(info, r.table); err != nil {
+		return nil, err
+	}
+	code, err := r.engine.Compile(ctx, wasm)
+	if err != nil {
+		return nil, &module.Error{Check: "validation", Offset: -1, Msg: err.Error()}
+	}
+	return &Module{runtime: r, code: code, info: info, digest: sha256.Sum256(wasm)}, nil
+}
+
+// Info is what the module declares. The caller must not change it.
+func (m *Module) Info() *module.Module { return m.info }
+
+// Digest names the module.
+func (m *Module) Digest() Digest { return m.digest }
+
+// Close forgets the code. Its sandboxes must be closed before.
+func (m *Module) Close() error { return m.code.Close() }
+
+// SandboxOptions configures a sandbox. The zero value has the default memory and nobody watching.
+type SandboxOptions struct {
+	MemoryPages  uint32 // bound of its memory, in pages of 64 KiB; 0 means DefaultMemoryPages
+	Bind         []hostcall.Binding
+	Interposers  []hostcall.Interposer // in the order in which they see a call
+	StartTimeout time.Duration         // for the module's start function; 0 means no more than ctx allows
+}
+
+// DefaultMemoryPages is 256 MiB: a Go program of a few megabytes runs in it with room to spare.
+const DefaultMemoryPages = 4096
+
+// Sandbox is one running process VM. It is used by one goroutine at a time; Close may come from any.
+type Sandbox struct {
+	module   *Module
+	door     *hostcall.Door
+	instance engine.Instance
+	clock    clock.Clock
+	observed bool
+	closed   atomic.Bool
+}
+
+// NewSandbox makes a sandbox of m and runs the module's start function, if it has one.
+func (m *Module) NewSandbox(ctx context.Context, opts SandboxOptions) (*Sandbox, error) {
+	if opts.MemoryPages == 0 {
+		opts.MemoryPages = DefaultMemoryPages
+	}
+	for _, mem := range m.info.Memories {
+		if mem.Min > uint64(opts.MemoryPages) {
+			return nil, &LimitError{Limit: "memory", Used: mem.Min * engine.PageSize, Max: uint64(opts.MemoryPages) * engine.PageSize}
+		}
+	}
+	d, err := hostcall.NewDoor(m.runtime.table, opts.Bind, opts.Interposers)
+	if err != nil {
+		return nil, err
+	}
+	if opts.StartTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, opts.StartTimeout)
+		defer cancel()
+	}
+	inst, err := m.code.Instantiate(ctx, d, opts.MemoryPages)
+	if err != nil {
+		return nil, err
+	}
+	s := &Sandbox{module: m, door: d, instance: inst, clock: m.runtime.opts.Clock}
+	for _, ip := range opts.Interposers {
+		if _, ok := ip.(hostcall.Observer); ok {
+			s.observed = true
+		}
+	}
+	return s, nil
+}
+
+// Module is what the sandbox runs.
+func (s *Sandbox) Module() *Module { return s.module }
+
+// Door is the sandbox's door.
+func (s *Sandbox) Door() *hostcall.Door { return s.door }
+
+// Memory is the guest's memory.
+func (s *Sandbox) Memory() hostcall.Memory { return s.instance.Memory() }
+
+// Function is an exported function of a sandbox, looked up once and called often.
+type Function struct {
+	sandbox *Sandbox
+	name    string
+	fn      engine.Function
+}
+
+// Function finds an exported function. It fails with ErrNoExport.
+func (s *Sandbox) Function(name string) (*Function, error) {
+	fn := s.instance.Function(name)
+	if fn == nil {
+		return nil, fmt.Errorf("%w: %s", ErrNoExport, name)
+	}
+	return &Function{s, name, fn}, nil
+}
+
+// Call enters the guest: stack holds the parameters, and the results after it; it is as long as the longer of the two.
+// The guest is ended when ctx ends. See engine.Function for the errors.
+func (f *Function) Call(ctx context.Context, stack []uint64) error {
+	s := f.sandbox
+	if !s.observed {
+		return f.fn.Call(ctx, stack)
+	}
+	began := s.clock.Now()
+	s.door.Emit(hostcall.Event{Kind: hostcall.EventStart, Name: f.name})
+	err := f.fn.Call(ctx, stack)
+	s.door.Emit(hostcall.Event{Kind: hostcall.EventEnd, Name: f.name, Err: err, Took: s.clock.Now().Sub(began)})
+	return err
+}
+
+// Call looks up an exported function and calls it with raw parameters, and answers its raw results.
+func (s *Sandbox) Call(ctx context.Context, name string, params ...uint64) ([]uint64, error) {
+	f, err := s.Function(name)
+	if err != nil {
+		return nil, err
+	}
+	e, ok := s.module.info.Export(name)
+	if !ok || len(params) != len(e.Type.Params) {
+		return nil, fmt.Errorf("call %s: %d parameters given, %d wanted", name, len(params), len(e.Type.Params))
+	}
+	stack := make([]uint64, max(len(e.Type.Params), len(e.Type.Results)))
+	copy(stack, params)
+	if err := f.Call(ctx, stack); err != nil {
+		return nil, err
+	}
+	return stack[:len(e.Type.Results)], nil
+}
+
+// Close ends the sandbox and gives its memory back. What was bound to its libraries is closed by whoever made it.
+func (s *Sandbox) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	return s.instance.Close()
+}
