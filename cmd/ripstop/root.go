@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes that do not belong to a guest.
+const (
+	exitFailed      = 1   // what was asked for did not work
+	exitUsage       = 2   // the command line, the data directory or an address is wrong; nothing was changed
+	exitInterrupted = 130 // Ctrl-C: 128 and SIGINT's number
+)
+
+// newRoot makes the whole command tree. Every verb has a constructor of its own in a file of its own.
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ripstop",
+		Short: "WebAssembly tasks in process virtual machines",
+		Long: "Ripstop runs WebAssembly tasks in process virtual machines. Upload a .wasm file, get a URL; every call that\n" +
+			"a task makes on the world passes one door, where it can be inspected, changed or refused.",
+		Example: "  ripstop serve                       # start the server\n" +
+			"  ripstop deploy hello.wasm           # in another terminal: upload, and print the URL\n" +
+			"  ripstop run --trace hello.wasm      # or run a module here, without a server",
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err) })
+	root.AddCommand(
+		newVersionCommand(),
+	)
+	for _, c := range root.Commands() {
+		markArgumentErrors(c)
+	}
+	return root
+}
+
+// execute runs root with args and answers the exit code. An error is printed as one line on stderr.
+func execute(ctx context.Context, root *cobra.Command, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var exit exitError
+	if errors.As(err, &exit) {
+		if exit.err != nil {
+			printError(stderr, exit.err)
+		}
+		return exit.code
+	}
+	// An interrupted command's own error ("context canceled") says nothing that the user does not know.
+	if ctx.Err() != nil {
+		return exitInterrupted
+	}
+	printError(stderr, err)
+	// Cobra's own "unknown command" has no type; everything else that is a usage error was marked where it arose.
+	if strings.HasPrefix(err.Error(), "unknown command ") {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+func printError(w io.Writer, err error) {
+	fmt.Fprintf(w, "ripstop: %s\n", escapeText(err.Error()))
+}
+
+// exitError ends the process with code. err is printed when it is not nil; a guest's own exit code needs no words.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e exitError) Unwrap() error { return e.err }
+
+// usageError marks err as a mistake on the command line: exit 2, with a pointer to the command's help.
+func usageError(cmd *cobra.Command, err error) error {
+	return exitError{exitUsage, fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
+}
+
+// markArgumentErrors makes wrong positional arguments of c and its subcommands usage errors.
+func markArgumentErrors(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usageError(cmd, err)
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		markArgumentErrors(sub)
+	}
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// ripstop runs the command line in this process.
+func ripstop(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = execute(t.Context(), newRoot(), args, strings.NewReader(stdin), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestMistakesOnTheCommandLineExitWithTwo(t *testing.T) {
+	for name, args := range map[string][]string{
+		"an unknown verb":         {"explode"},
+		"an unknown flag":         {"version", "--loud"},
+		"an argument too many":    {"version", "now"},
+		"an unknown flag at root": {"--loud"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := ripstop(t, "", args...)
+			if code != exitUsage {
+				t.Errorf("exit %d, want %d", code, exitUsage)
+			}
+			if stdout != "" {
+				t.Errorf("printed %q on stdout", stdout)
+			}
+			if !strings.HasPrefix(stderr, "ripstop: ") {
+				t.Errorf("said %q", stderr)
+			}
+		})
+	}
+}
+
+func TestAnInterruptedCommandExitsWith130AndSaysNothing(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	root := newRoot()
+	wait := newVersionCommand()
+	wait.Use = "wait"
+	wait.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Context().Err() }
+	root.AddCommand(wait)
+	var errs bytes.Buffer
+	if code := execute(ctx, root, []string{"wait"}, nil, &errs, &errs); code != exitInterrupted || errs.Len() > 0 {
+		t.Errorf("exit %d with %q, want %d and nothing", code, errs.String(), exitInterrupted)
+	}
+}
+
+func TestTextFromElsewhereIsHarmlessOnATerminal(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain":              "plain",
+		"Grüße, 世界":          "Grüße, 世界",
+		"\x1b[2Jgone":        `\x1b[2Jgone`,
+		"line\nnext\tcell":   "line\nnext\tcell",
+		"\xff\xfe":           `\xff\xfe`,
+		"abc\u202egpj.exe":   `abc\u202egpj.exe`,
+		"\u009b31m":          `\u009b31m`,
+		"over\rwritten\x7f":  `over\x0dwritten\x7f`,
+		"\U000e0041 tag":     `\U000e0041 tag`,
+		"replacement \ufffd": "replacement \ufffd",
+	} {
+		if got := escapeText(in); got != want {
+			t.Errorf("escapeText(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
