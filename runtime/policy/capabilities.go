@@ -1,6 +1,10 @@
 package policy
 
-import "time"
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
 
 // Capabilities are the whole grant of a job: what is not named here is refused.
 type Capabilities struct {
@@ -22,6 +26,9 @@ type File struct {
 	Except []string `json:"except,omitempty"` // guest paths below Guest that stay out of reach
 }
 
+// ReadOnly reports whether nothing below the grant may be changed.
+func (f File) ReadOnly() bool { return f.Access != "rw" }
+
 // Fetch grants outbound requests. In YAML also written as one string: https://api.example.com, http://10.0.0.7:8080,
 // https://*.example.com. A host that is or resolves to a private, loopback, link-local, CGNAT or NAT64 address is
 // refused unless Private is set or the address itself is named.
@@ -34,8 +41,41 @@ type Fetch struct {
 
 // Clock is what the guest reads as real time. The zero value is the system's.
 type Clock struct {
-	Offset time.Duration `json:"offset,omitempty"`
-	Frozen time.Time     `json:"frozen,omitzero"` // time stands still here
+	Offset time.Duration `json:"offset,omitempty"` // added to real time; in text forms as Go writes it, "-1h30m"
+	Frozen time.Time     `json:"frozen,omitzero"`  // time stands still here
+}
+
+// clockJSON is Clock's JSON form: the offset is text, as in the manifest.
+type clockJSON struct {
+	Offset string    `json:"offset,omitempty"`
+	Frozen time.Time `json:"frozen,omitzero"`
+}
+
+// MarshalJSON writes the offset as text ("1h30m0s").
+func (c Clock) MarshalJSON() ([]byte, error) {
+	j := clockJSON{Frozen: c.Frozen}
+	if c.Offset != 0 {
+		j.Offset = c.Offset.String()
+	}
+	return json.Marshal(j)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (c *Clock) UnmarshalJSON(b []byte) error {
+	var j clockJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return err
+	}
+	c.Frozen, c.Offset = j.Frozen, 0
+	if j.Offset == "" {
+		return nil
+	}
+	d, err := time.ParseDuration(j.Offset)
+	if err != nil {
+		return fmt.Errorf("clock offset %q is no duration such as 1h30m or -15s", j.Offset)
+	}
+	c.Offset = d
+	return nil
 }
 
 // Random is where the guest's randomness comes from. The zero value is the system's.
