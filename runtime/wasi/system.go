@@ -1,0 +1,185 @@
+package wasi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+)
+
+// Bounds of what one call may ask for.
+const (
+	MaxPath          = 4096    // bytes of a path
+	MaxVectors       = 1024    // elements of a scatter or gather list
+	MaxSubscriptions = 1024    // of one poll_oneoff
+	MaxTransfer      = 1 << 20 // bytes moved by one call; more is a short count
+	DefaultMaxFiles  = 256     // descriptors of a System
+)
+
+// Options configures a System. The zero value grants nothing: no arguments, an empty environment, standard input at its
+// end, output that goes nowhere, no files and no network. Clocks and randomness are always there.
+type Options struct {
+	Args []string
+	Env  []string // "NAME=value", in order
+	// Stdin is read in a goroutine of its own unless it is known not to wait; one Read may still be under way when the
+	// System is closed. If it has SetReadDeadline, Close ends that Read through it. nil is an empty input.
+	Stdin io.Reader
+	// Stdout and Stderr take what the guest writes. A Write is expected to return soon: except for an *os.File, it is
+	// made on the sandbox's goroutine. nil discards.
+	Stdout, Stderr io.Writer
+	Preopens       []Preopen      // descriptors 3 and up, in order
+	Listeners      []net.Listener // descriptors after them, to accept on. The System owns and closes them
+	MaxFiles       int            // descriptors at once, standard streams included; 0 means DefaultMaxFiles
+	Clock          clock.Clock    // realtime and monotonic time; nil means the system clock
+	Random         io.Reader      // of random_get; nil means the system's
+}
+
+// A Preopen grants a directory or a single file of the host.
+type Preopen struct {
+	Guest string // absolute path in the guest
+	// Host is the directory or regular file on the host. Preopened files of one guest directory show up as a
+	// directory that holds only them.
+	Host     string
+	ReadOnly bool // changes fail with EROFS
+	// Except are guest-absolute paths below Guest that stay out of reach, whatever words are used: EACCES.
+	Except []string
+}
+
+// System is the state that WASI functions see in one sandbox. It is used by the goroutine that runs the sandbox; nothing
+// may call it while a host call of another goroutine is under way. Close ends it.
+type System struct {
+	args, env []string
+	clock     clock.Clock
+	start     time.Time
+	random    io.Reader
+	fds       table
+	wake      chan struct{} // holds one token when some stream may be ready
+	closing   sync.Once
+}
+
+// New makes the System of one sandbox. It opens every preopen and fails, having closed what it opened, if one is not
+// there or the options contradict themselves; all bad fields are reported at once. Listeners are taken over even then.
+func New(opts Options) (*System, error) {
+	s := &System{
+		args: append([]string(nil), opts.Args...), clock: opts.Clock, random: opts.Random,
+		wake: make(chan struct{}, 1),
+	}
+	if s.clock == nil {
+		s.clock = clock.System
+	}
+	if s.random == nil {
+		s.random = systemRandom
+	}
+	s.start = s.clock.Now()
+	s.fds.max = opts.MaxFiles
+	if s.fds.max == 0 {
+		s.fds.max = DefaultMaxFiles
+	}
+	var errs []error
+	if opts.MaxFiles < 0 {
+		errs = append(errs, fmt.Errorf("max files %d: negative", opts.MaxFiles))
+	}
+	for _, a := range s.args {
+		if strings.IndexByte(a, 0) >= 0 {
+			errs = append(errs, fmt.Errorf("argument %q contains a zero byte", a))
+		}
+	}
+	s.fds.slots = make([]*descriptor, 3, 8)
+	errs = append(errs, s.Restart(opts.Env, opts.Stdin, opts.Stdout, opts.Stderr))
+	errs = append(errs, s.preopen(opts.Preopens))
+	for _, l := range opts.Listeners {
+		if _, err := s.fds.add(newListener(l, s.notify)); err != nil {
+			errs = append(errs, errors.Join(fmt.Errorf("listener %s: %w", l.Addr(), err), l.Close()))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, errors.Join(fmt.Errorf("set up WASI: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+// Restart gives the next run of the guest its environment and standard streams, as in Options: a sandbox made ahead of
+// its request gets them when the request is there. It must come before the guest runs, or between two runs. The old
+// streams are let go.
+func (s *System) Restart(env []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	for _, e := range env {
+		if strings.IndexByte(e, '=') <= 0 || strings.IndexByte(e, 0) >= 0 {
+			return fmt.Errorf("environment entry %q: want NAME=value without zero bytes", e)
+		}
+	}
+	s.env = append([]string(nil), env...)
+	for i, d := range []*descriptor{newStdin(stdin, s.notify), newStdout(stdout), newStdout(stderr)} {
+		if old := s.fds.slots[i]; old != nil {
+			old.close()
+		}
+		s.fds.slots[i] = d
+	}
+	return nil
+}
+
+// Insert gives the guest a descriptor for a stream, which the System owns from then on, even if it fails. It fails with
+// EMFILE when there are too many.
+func (s *System) Insert(st Stream) (fd uint32, err error) {
+	st.Subscribe(s.notify)
+	return s.fds.add(newSocket(st))
+}
+
+// Close closes every descriptor: files, streams, listeners. It does not wait for a Read of Stdin that is under way. The
+// second and later calls do nothing.
+func (s *System) Close() error {
+	var errs []error
+	s.closing.Do(func() {
+		for i, d := range s.fds.slots {
+			if d != nil {
+				errs = append(errs, d.close())
+				s.fds.slots[i] = nil
+			}
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// notify is called by whatever a guest may wait for, from any goroutine.
+func (s *System) notify() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// wait blocks until ready answers true. If the call's context ends first it ends the guest and answers false.
+func (s *System) wait(c *hostcall.Call, ready func() bool) bool {
+	ctx := c.Context()
+	for !ready() {
+		select {
+		case <-s.wake:
+		case <-ctx.Done():
+			interrupted(c, ctx)
+			return false
+		}
+	}
+	return true
+}
+
+// interrupted ends a guest that waited for something when its time was over.
+func interrupted(c *hostcall.Call, ctx context.Context) {
+	c.Fail(hostcall.ECANCELED)
+	c.Stop(context.Cause(ctx))
+}
+
+// cleanGuest is a guest-absolute path in its shortest form, or an error.
+func cleanGuest(p string) (string, error) {
+	if !path.IsAbs(p) || strings.IndexByte(p, 0) >= 0 || len(p) > MaxPath {
+		return "", fmt.Errorf("guest path %q: want an absolute path of at most %d bytes", p, MaxPath)
+	}
+	return path.Clean(p), nil
+}
+
