@@ -15,6 +15,7 @@ type Value struct {
 	Vecs []Vec  // of Vectors, copied
 	// Object is what a Path or FD stands for, a guest-absolute path named by the kernel. Call.Resolve fills it in.
 	Object string
+	Dir    bool // Object is a directory, as far as Call.Resolve could see
 }
 
 // Vec is one element of Vectors: a range of guest memory that was checked.
@@ -30,6 +31,9 @@ type Call struct {
 	Rule string
 	// Observed names the rule that would have refused the call, had it not been in observe mode.
 	Observed string
+	// Unresolved is why Call.Resolve could not name an object: the errno that the function is going to fail with. Func.Resolve
+	// sets it, so that a rule over objects can let the guest see the true reason.
+	Unresolved Errno
 	// Tag is for an interposer that must carry something small from Before to After.
 	Tag int64
 
@@ -106,10 +110,10 @@ func (c *Call) unresolve() {
 	if !c.resolved {
 		return
 	}
-	c.resolved = false
+	c.resolved, c.Unresolved = false, Success
 	c.release()
 	for i := range c.Func.Args {
-		c.args[i].Object = ""
+		c.args[i].Object, c.args[i].Dir = "", false
 	}
 }
 

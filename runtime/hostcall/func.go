@@ -128,7 +128,8 @@ type Func struct {
 	// guest when it is denied.
 	Fails bool
 	// Resolve, if set, names the objects that paths and descriptors of the call stand for, as the kernel knows them:
-	// it fills in Value.Object, and may keep what it opened in Call.Held for the function to use.
+	// it fills in Value.Object and Value.Dir, and may keep what it opened in Call.Held for the function to use. What cannot
+	// be named stays empty, with the reason in Call.Unresolved.
 	Resolve func(*Call)
 	// Call does what the function is for. It sets results with Fail, SetResult and the Put methods.
 	Call func(*Call)
