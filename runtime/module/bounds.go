@@ -1,0 +1,64 @@
+package module
+
+// Bounds are what a module may hold. A zero field means the default in brackets. The defaults let pass what compilers
+// make of real programs (Go's own test binaries of 30 MB with 50,000 functions among them) and keep compilation within
+// seconds: an engine's time and memory grow with the product of a function's blocks and locals, and with jump tables.
+type Bounds struct {
+	Size         int // bytes of the binary [64 MiB]
+	Types        int // [100,000]
+	Imports      int // [10,000]
+	Functions    int // defined here [200,000]
+	Globals      int // [100,000]
+	Exports      int // [100,000]
+	Tables       int // [64]
+	Elements     int // element segments [100,000]
+	DataSegments int // [200,000]
+
+	TableElements  uint64 // minima of all tables together [1,000,000]
+	ElementEntries int    // entries of all element segments together [1,000,000]
+	MemoryPages    uint64 // a memory's minimum, in pages of 64 KiB [65,536]
+	Values         int    // parameters and results of a type together [1,000]
+
+	FunctionBytes  int    // of one body [4 MiB]
+	FunctionLocals int    // of one function, parameters included [50,000]
+	Locals         int    // of all functions together [16,000,000]
+	BlockLocals    uint64 // blocks × locals of one function [16,000,000]
+	AllBlockLocals uint64 // the same of all functions together [400,000,000]
+	Nesting        int    // blocks open at once in one function [10,000]
+	Labels         int    // targets of all jump tables of one function [100,000]
+	AllLabels      int    // the same of all functions together [4,000,000]
+}
+
+func (b Bounds) filled() Bounds {
+	fill(&b.Size, 64<<20)
+	fill(&b.Types, 100_000)
+	fill(&b.Imports, 10_000)
+	fill(&b.Functions, 200_000)
+	fill(&b.Globals, 100_000)
+	fill(&b.Exports, 100_000)
+	fill(&b.Tables, 64)
+	fill(&b.Elements, 100_000)
+	fill(&b.DataSegments, 200_000)
+	fill(&b.TableElements, 1_000_000)
+	fill(&b.ElementEntries, 1_000_000)
+	fill(&b.MemoryPages, maxPages)
+	fill(&b.Values, 1000)
+	fill(&b.FunctionBytes, 4<<20)
+	fill(&b.FunctionLocals, 50_000)
+	fill(&b.Locals, 16_000_000)
+	fill(&b.BlockLocals, 16_000_000)
+	fill(&b.AllBlockLocals, 400_000_000)
+	fill(&b.Nesting, 10_000)
+	fill(&b.Labels, 100_000)
+	fill(&b.AllLabels, 4_000_000)
+	return b
+}
+
+func fill[T int | uint64](field *T, standard T) {
+	if *field == 0 {
+		*field = standard
+	}
+}
+
+// maxPages is the whole of a 32-bit address space.
+const maxPages = 65_536

@@ -1,0 +1,96 @@
+package module
+
+// codeSection walks over every function body and holds it against the bounds.
+func (p *parser) codeSection() {
+	p.bodies = true
+	at := p.at()
+	n := p.count("function bodies", 2, p.bounds.Functions)
+	if n != p.m.Functions {
+		p.fail(at, "%d function bodies for %d functions", n, p.m.Functions)
+	}
+	for i := range n {
+		at := p.at()
+		body := reader{b: p.take(p.u32()), what: "code"}
+		if p.err != nil {
+			return
+		}
+		body.base = p.at() - len(body.b)
+		p.m.CodeBytes += len(body.b)
+		if len(body.b) > p.bounds.FunctionBytes {
+			p.failAs("bounds", at, "a function body of %d bytes; at most %d are allowed", len(body.b), p.bounds.FunctionBytes)
+			return
+		}
+		t := p.types[p.functions[p.imported[ExternFunc]+i]]
+		if p.body(&body, len(t.Params)); p.err != nil {
+			return
+		}
+	}
+}
+
+// body checks one function body. The bounds are checked as it goes, so that a bomb costs no more than a bound's worth.
+func (p *parser) body(r *reader, params int) {
+	b := &p.bounds
+	over := func(at int, format string, args ...any) { p.failAs("bounds", at, format, args...) }
+	start := r.at()
+	locals := uint64(params)
+	for range r.count("groups of locals", 2, 0) {
+		n := r.u32()
+		at := r.at()
+		if t := r.byte(); r.err == nil && !valueType(t) {
+			r.fail(at, "a local of the unknown type 0x%02x", t)
+		}
+		locals += uint64(n) // at most 2²⁰ groups in a body, of 2³²
+	}
+	if p.err = r.err; p.err != nil {
+		return
+	}
+	if locals > uint64(b.FunctionLocals) {
+		over(start, "a function with %d locals; at most %d are allowed", locals, b.FunctionLocals)
+		return
+	}
+	if p.locals += int(locals); p.locals > b.Locals {
+		over(start, "functions with more than %d locals together", b.Locals)
+		return
+	}
+
+	it := &p.code
+	it.reset(*r, b.Nesting)
+	blocks, labels := uint64(1), 0
+	for it.Next() {
+		switch it.Op {
+		case OpBlock, OpLoop, OpIf, OpElse:
+			blocks++
+			if it.Op != OpElse && it.Block >= int64(len(p.types)) {
+				p.fail(it.Offset, "a block of type %d, which does not exist", it.Block)
+				return
+			}
+			if blocks*locals > b.BlockLocals {
+				over(it.Offset, "a function with %d locals and more than %d blocks; at most %d of their product are allowed", locals, blocks-1, b.BlockLocals)
+				return
+			}
+		case OpBrTable:
+			if labels += it.Labels + 1; labels > b.Labels {
+				over(it.Offset, "a function whose jump tables have %d targets; at most %d are allowed", labels, b.Labels)
+				return
+			}
+		case OpMemoryInit, OpDataDrop:
+			if p.dataCount < 0 {
+				p.fail(it.Offset, "memory.init or data.drop needs a data count section")
+				return
+			}
+		}
+	}
+	if p.err = it.r.err; p.err != nil {
+		return
+	}
+	if it.r.left() > 0 {
+		p.fail(it.r.at(), "%d bytes after the function's end", it.r.left())
+		return
+	}
+	if p.labels += labels; p.labels > b.AllLabels {
+		over(start, "jump tables with more than %d targets together", b.AllLabels)
+	}
+	if p.blockLocals += blocks * locals; p.blockLocals > b.AllBlockLocals {
+		over(start, "the functions' blocks times locals are more than %d together", b.AllBlockLocals)
+	}
+}
