@@ -237,6 +237,9 @@ func normalizeHost(host string) (string, netip.Addr, error) {
 		return a.String(), a, nil
 	}
 	name := strings.TrimSuffix(host, ".")
+	if !utf8.ValidString(name) {
+		return "", netip.Addr{}, errors.New("is no host name")
+	}
 	for i := range len(name) {
 		if name[i] >= utf8.RuneSelf {
 			ascii, err := idna.Lookup.ToASCII(name)
