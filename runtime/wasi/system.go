@@ -61,6 +61,7 @@ type System struct {
 	start     time.Time
 	random    io.Reader
 	fds       table
+	roots     []*root
 	wake      chan struct{} // holds one token when some stream may be ready
 	closing   sync.Once
 }
@@ -143,6 +144,9 @@ func (s *System) Close() error {
 				s.fds.slots[i] = nil
 			}
 		}
+		for _, r := range s.roots {
+			errs = append(errs, r.Close())
+		}
 	})
 	return errors.Join(errs...)
 }
@@ -182,4 +186,3 @@ func cleanGuest(p string) (string, error) {
 	}
 	return path.Clean(p), nil
 }
-
