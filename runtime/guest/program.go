@@ -1,0 +1,169 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/ripstop-vm/ripstop/runtime"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/policy"
+)
+
+// Options configures a Program.
+type Options struct {
+	Module *runtime.Module // required; compiled by a runtime that offers Libraries
+	Kind   Kind            // empty: read off the module
+	Job    string          // the job's name, which the guest learns; empty means "job"
+	Args   []string        // of a command, after its name
+	Grants *policy.Grants  // nil grants nothing
+
+	// Source finds what a file grant's source stands for on this host; nil refuses every file grant. See Volumes.
+	Source func(source string) (hostPath string, err error)
+
+	MemoryPages uint32 // bound of a sandbox's memory, in pages of 64 KiB; 0 means runtime.DefaultMemoryPages
+	Descriptors int    // open at once in a sandbox; 0 means 128
+
+	RequestBytes  int64 // longest request body; 0 means 10 MiB
+	ResponseBytes int64 // longest response, header included; 0 means 10 MiB
+	LogBytes      int64 // log text of one invocation, and of a sandbox's start; the rest is dropped and counted; 0 means 64 KiB
+	HostCalls     int64 // of one invocation, and of a sandbox's start; 0 means 1,000,000
+
+	Services Services // nil offers nothing: every call that needs it is ENOSYS, and log lines go nowhere
+	// Interposers are shared by all sandboxes and called from several goroutines.
+	Interposers []hostcall.Interposer
+	// PerSandbox, if set, gives further interposers for one sandbox, after the shared ones.
+	PerSandbox func() []hostcall.Interposer
+}
+
+// The defaults of Options, as a manifest's.
+const (
+	DefaultDescriptors = 128
+	DefaultBody        = 10 << 20
+	DefaultLog         = 64 << 10
+	DefaultHostCalls   = 1_000_000
+)
+
+// MaxLine is the longest line of a guest's log that is kept whole, in bytes; longer ones are cut into several.
+const MaxLine = 8 << 10
+
+// Volumes is an Options.Source for a server: a source is a volume's name, with an optional path below it, and volumes
+// says which directory of the host a name stands for.
+func Volumes(volumes map[string]string) func(string) (string, error) {
+	return func(source string) (string, error) {
+		name, rest, _ := strings.Cut(source, "/")
+		dir, ok := volumes[name]
+		if !ok {
+			return "", fmt.Errorf("there is no volume %q on this host", name)
+		}
+		if rest == "" {
+			return dir, nil
+		}
+		if !filepath.IsLocal(rest) {
+			return "", fmt.Errorf("source %q leaves its volume", source)
+		}
+		return filepath.Join(dir, rest), nil
+	}
+}
+
+// HostPaths is an Options.Source for a program run by its own user: a source is a path of the host.
+func HostPaths(source string) (string, error) { return filepath.Abs(source) }
+
+// Program is a module with all that its sandboxes share. It is safe for concurrent use and never changes.
+type Program struct {
+	opts Options
+	kind Kind
+	env  []string
+	dirs []preopen
+}
+
+// preopen is a file grant whose source was found.
+type preopen struct {
+	file policy.File
+	host string
+}
+
+// New checks opts and makes a Program. The error joins every problem. Closing the module is the caller's business.
+func New(opts Options) (*Program, error) {
+	var errs []error
+	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	p := &Program{opts: opts}
+	o := &p.opts
+	if o.Module == nil {
+		return nil, errors.New("guest options: there is no module")
+	}
+	kind, err := KindOf(o.Module.Info())
+	switch {
+	case err != nil:
+		errs = append(errs, err)
+	case o.Kind != "" && o.Kind != Command && o.Kind != Task:
+		fail("kind %q is neither command nor task", o.Kind)
+	case o.Kind != "" && o.Kind != kind:
+		fail("the module is a %s, not a %s", kind, o.Kind)
+	}
+	p.kind = kind
+	if o.Job == "" {
+		o.Job = "job"
+	}
+	for _, a := range append([]string{o.Job}, o.Args...) {
+		if strings.IndexByte(a, 0) >= 0 {
+			fail("argument %q holds a NUL", a)
+		}
+	}
+	bound := func(name string, v *int64, def int64) {
+		if *v < 0 {
+			fail("%s: %d is negative", name, *v)
+		} else if *v == 0 {
+			*v = def
+		}
+	}
+	bound("request bytes", &o.RequestBytes, DefaultBody)
+	bound("response bytes", &o.ResponseBytes, DefaultBody)
+	bound("log bytes", &o.LogBytes, DefaultLog)
+	bound("host calls", &o.HostCalls, DefaultHostCalls)
+	switch {
+	case o.Descriptors < 0:
+		fail("descriptors: %d is negative", o.Descriptors)
+	case o.Descriptors == 0:
+		o.Descriptors = DefaultDescriptors
+	}
+	if o.MemoryPages == 0 {
+		o.MemoryPages = runtime.DefaultMemoryPages
+	} else if o.MemoryPages > 65536 {
+		fail("memory: %d pages, at most 65536 can be addressed", o.MemoryPages)
+	}
+	if o.Grants == nil {
+		g, err := policy.Grant(policy.Capabilities{})
+		if err != nil {
+			return nil, err
+		}
+		o.Grants = g
+	}
+	p.env = o.Grants.Environ()
+	for _, f := range o.Grants.Files {
+		if o.Source == nil {
+			fail("files are granted at %s, but this host has no volumes", f.Guest)
+			continue
+		}
+		host, err := o.Source(f.Source)
+		if err != nil {
+			fail("files at %s: %w", f.Guest, err)
+			continue
+		}
+		p.dirs = append(p.dirs, preopen{f, host})
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if o.Services == nil {
+		o.Services = nothing{}
+	}
+	return p, nil
+}
+
+// Kind is the guest's kind.
+func (p *Program) Kind() Kind { return p.kind }
+
+var _ io.Closer = (*Sandbox)(nil)
