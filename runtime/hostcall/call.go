@@ -60,7 +60,13 @@ func (c *Call) Door() *Door { return c.door }
 func (c *Call) Answered() bool { return c.answered }
 
 // Num is scalar argument i, or the address of a pointer argument.
-func (c *Call) Num(i int) uint64 { return c.params[c.Func.Args[i].Param] }
+func (c *Call) Num(i int) uint64 {
+	n := c.Func.Args[i].Param
+	if c.Func.Params[n] == I32 {
+		return uint64(uint32(c.params[n])) // engines leave anything in the upper half
+	}
+	return c.params[n]
+}
 
 // Uint32 is scalar argument i as 32 bits.
 func (c *Call) Uint32(i int) uint32 { return uint32(c.params[c.Func.Args[i].Param]) }
