@@ -5,24 +5,20 @@
 // describes. Rules and grants are checked by package policy when a manifest is read.
 package manifest
 
-import (
-	"time"
-
-	"github.com/ripstop-vm/ripstop/runtime/policy"
-)
+import "github.com/ripstop-vm/ripstop/runtime/policy"
 
 // Manifest describes a job. Fill sets the defaults; a stored manifest has them all.
 type Manifest struct {
-	Name         string              `json:"name,omitempty"`         // the job's; a DNS label (RFC 1123), at most 63 bytes
-	Module       string              `json:"module,omitempty"`       // path of the .wasm file for `ripstop deploy`, relative to the manifest; not stored
-	Kind         string              `json:"kind,omitempty"`         // "command" or "task"; empty: read off the module
-	Isolation    string              `json:"isolation,omitempty"`    // "request" (default): a fresh sandbox each time; "task": one that keeps its state
-	Args         []string            `json:"args,omitempty"`         // of a command, after its name
-	Routes       []Route             `json:"routes,omitempty"`       // default: path /NAME/
-	Limits       Limits              `json:"limits"`                 //
-	Capabilities policy.Capabilities `json:"capabilities,omitempty"` // nothing is granted unless named
-	Policy       []policy.Rule       `json:"policy,omitempty"`       // rules on top, in order
-	Config       map[string]string   `json:"config,omitempty"`       // what the guest may read by name
+	Name         string              `json:"name,omitempty"`        // the job's; a DNS label (RFC 1123), at most 63 bytes
+	Module       string              `json:"module,omitempty"`      // path of the .wasm file for `ripstop deploy`, relative to the manifest; not stored
+	Kind         string              `json:"kind,omitempty"`        // "command" or "task"; empty: read off the module
+	Isolation    string              `json:"isolation,omitempty"`   // "request" (default): a fresh sandbox each time; "task": one that keeps its state
+	Args         []string            `json:"args,omitempty"`        // of a command, after its name
+	Routes       []Route             `json:"routes,omitempty"`      // default: path /NAME/
+	Limits       Limits              `json:"limits,omitzero"`       // bounds of one sandbox, one invocation and the job
+	Capabilities policy.Capabilities `json:"capabilities,omitzero"` // nothing is granted unless named
+	Policy       []policy.Rule       `json:"policy,omitempty"`      // rules on top, in order
+	Config       map[string]string   `json:"config,omitempty"`      // what the guest may read by name
 }
 
 // Route is where a job answers.
@@ -44,9 +40,3 @@ type Limits struct {
 	Queue       int      `json:"queue,omitempty"`       // invocations waiting for a slot [64]; -1: none may wait
 	HostCalls   int      `json:"hostcalls,omitempty"`   // host calls of one invocation [1000000]
 }
-
-// Size is bytes: 512, 64KiB, 1MiB, 2GiB in YAML and JSON; a plain number is bytes.
-type Size int64
-
-// Duration is a time.Duration, written as Go does (1h30m, 250ms).
-type Duration time.Duration

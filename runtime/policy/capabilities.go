@@ -95,3 +95,12 @@ type Rule struct {
 
 // OneOrMany is a list that may be written as one string.
 type OneOrMany []string
+
+// UnmarshalJSON reads both forms. A list is what is written.
+func (o *OneOrMany) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '"' {
+		*o = OneOrMany{""}
+		return json.Unmarshal(b, &(*o)[0])
+	}
+	return json.Unmarshal(b, (*[]string)(o))
+}
