@@ -84,8 +84,8 @@ func (d *fileDir) each(cookie uint64, f func(dirent) bool) error {
 	return nil
 }
 
-// objectName is the guest path of what a descriptor holds; empty if it has no name, or none that can be told.
-func objectName(d *descriptor) string {
+// objectName is the guest path of what a descriptor holds; empty if that is no file.
+func objectName(d *descriptor) (string, hostcall.Errno) {
 	var name string
 	var err error
 	switch r := d.res.(type) {
@@ -95,11 +95,10 @@ func objectName(d *descriptor) string {
 		name, err = r.root.name(r.h)
 	case *fileDir:
 		name = r.guest
+	case *nullDevice:
+		name, err = r.root.name(r.h)
 	}
-	if err != nil {
-		return ""
-	}
-	return name
+	return name, toErrno(err)
 }
 
 // entriesOf lists a directory from a cookie on.

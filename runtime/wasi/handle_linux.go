@@ -195,6 +195,12 @@ func (h *handle) stat() (filestat, error) {
 	}, nil
 }
 
+// isNull reports whether h holds the null device.
+func (h *handle) isNull() bool {
+	var st unix.Stat_t
+	return unix.Fstat(h.fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
+}
+
 // nanos is a time as WASI has it, which begins in 1970.
 func nanos(t unix.Timespec) uint64 { return uint64(max(t.Nano(), 0)) }
 

@@ -230,11 +230,13 @@ func pathOpen(c *hostcall.Call) {
 	if oflags&oCreat != 0 {
 		need |= rightPathCreateFile
 	}
-	if oflags&oTrunc != 0 {
-		need |= rightPathFilestatSetSize
-	}
 	d, ok := s.enter(c, need, openPath)
 	if !ok {
+		return
+	}
+	// Who may hand out the right to change a file's size can do it either way. Go's guests have only that.
+	if oflags&oTrunc != 0 && d.base&rightPathFilestatSetSize == 0 && d.inheriting&rightFDFilestatSetSize == 0 {
+		c.Fail(hostcall.ENOTCAPABLE)
 		return
 	}
 	inherited := wanted | inheriting
@@ -245,7 +247,7 @@ func pathOpen(c *hostcall.Call) {
 		inherited |= rightFDDatasync
 	}
 	switch {
-	case oflags > 15 || c.Num(6) > uint64(fdflagsAll):
+	case oflags > 15 || c.Uint32(6) > uint32(fdflagsAll):
 		c.Fail(hostcall.EINVAL)
 		return
 	case inherited&^d.inheriting != 0:
@@ -374,6 +376,13 @@ func (t *target) open(a access, oflags uint32, judged bool) (resource, error) {
 			return nil, hostcall.ENOTDIR
 		}
 		return nil, hostcall.ELOOP
+	}
+	if t.kind == typeCharacterDevice && !a.directory && t.node.isNull() {
+		h, err := t.node.hold()
+		if err != nil {
+			return nil, err
+		}
+		return &nullDevice{h, t.root}, nil
 	}
 	return nil, hostcall.EACCES // devices, FIFOs and sockets are no files
 }

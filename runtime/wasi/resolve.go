@@ -52,17 +52,6 @@ func (ts *targets) Close() error {
 	return errors.Join(errs...)
 }
 
-// Directory reports whether argument arg of a resolved call names a directory that is there. A policy asks it of
-// Call.Held, since moving a directory moves everything below it.
-func (ts *targets) Directory(arg int) bool {
-	for i := range ts.n {
-		if ts.list[i].arg == arg {
-			return ts.list[i].kind == typeDirectory
-		}
-	}
-	return false
-}
-
 // resolver makes the Resolve of a function: it names what the descriptors and paths of the call stand for, and keeps hold
 // of it.
 func resolver(paths ...pathArg) func(*hostcall.Call) {
@@ -72,15 +61,11 @@ func resolver(paths ...pathArg) func(*hostcall.Call) {
 		for i, p := range paths {
 			t := &ts.list[i]
 			*t = s.lookup(c, p, true)
-			dir := ""
-			if d, e := s.fds.get(c.Uint32(p.fd), 0); e == hostcall.Success {
-				dir = objectName(d)
-			}
-			c.Value(p.fd).Object = dir
-			c.Value(p.path).Object = t.name
-			if t.name == "" && dir != "" {
-				// The call is going to fail with t.err. Who judges it still sees where it wanted to go.
-				c.Value(p.path).Object = path.Join(dir, string(c.Text(p.path)))
+			resolveFD(p.fd)(c)
+			v := c.Value(p.path)
+			v.Object, v.Dir = t.name, t.kind == typeDirectory
+			if c.Unresolved == hostcall.Success {
+				c.Unresolved = t.err
 			}
 		}
 		c.Held = ts
@@ -90,8 +75,14 @@ func resolver(paths ...pathArg) func(*hostcall.Call) {
 // resolveFD names what descriptor argument i stands for.
 func resolveFD(i int) func(*hostcall.Call) {
 	return func(c *hostcall.Call) {
-		if d, e := system(c).fds.get(c.Uint32(i), 0); e == hostcall.Success {
-			c.Value(i).Object = objectName(d)
+		d, e := system(c).fds.get(c.Uint32(i), 0)
+		if e == hostcall.Success {
+			v := c.Value(i)
+			v.Object, e = objectName(d)
+			v.Dir = d.res.filetype() == typeDirectory
+		}
+		if c.Unresolved == hostcall.Success {
+			c.Unresolved = e
 		}
 	}
 }
