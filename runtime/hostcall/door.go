@@ -51,6 +51,9 @@ type Door struct {
 	unwind    any // what Dispatch panics with to leave guest frames
 	note      func(ptr, n uint32)
 
+	made, most uint64 // calls since Limit, and how many there may be; 0 means no bound
+	over       error  // the reason to end the guest at the next one
+
 	ctx     context.Context
 	outcome error
 	calls   []*Call // a stack: guests re-enter
@@ -96,6 +99,13 @@ func (d *Door) Attach(m Memory, unwind any) { d.memory, d.unwind = m, unwind }
 
 // Note has f called with every range of guest memory that a host call writes. One at a time; nil ends it.
 func (d *Door) Note(f func(ptr, n uint32)) { d.note = f }
+
+// Limit has the guest ended, for the reason over, when it makes more than most host calls from now on. 0 means that it
+// may make any number.
+func (d *Door) Limit(most uint64, over error) { d.made, d.most, d.over = 0, most, over }
+
+// Made is how many host calls there were since Limit.
+func (d *Door) Made() uint64 { return d.made }
 
 // State is what was bound to a library.
 func (d *Door) State(l *Library) any {
@@ -154,6 +164,12 @@ func (d *Door) Emit(e Event) {
 // sentinel given to Attach when the guest has to end.
 func (d *Door) Dispatch(n int, params []uint64) {
 	f := d.table.funcs[n]
+	if d.made++; d.made > d.most && d.most != 0 {
+		if d.outcome == nil {
+			d.outcome = d.over
+		}
+		panic(d.unwind)
+	}
 	if d.depth == len(d.calls) {
 		d.calls = append(d.calls, new(Call))
 	}
