@@ -1,0 +1,33 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+
+	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/ripstop-vm/ripstop/broker"
+)
+
+// explain turns an error of the system about a file into one of broker's, with what to do.
+func explain(doing, path string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
+		return fmt.Errorf("%s %s: %w: free some space on its disk and try again; nothing was changed (%w)", doing, path, broker.ErrFull, err)
+	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission), errors.Is(err, berrors.ErrDatabaseReadOnly):
+		return fmt.Errorf("%s %s: %w: make it writable for this user, or choose another data folder; nothing was changed (%w)", doing, path, broker.ErrReadOnly, err)
+	case errors.Is(err, berrors.ErrDatabaseNotOpen), errors.Is(err, fs.ErrClosed):
+		return fmt.Errorf("%s %s: %w", doing, path, broker.ErrClosed)
+	}
+	return fmt.Errorf("%s %s: %w", doing, path, err)
+}
+
+// corrupt says that a file is not what was written.
+func corrupt(path, what string, args ...any) error {
+	return fmt.Errorf("open %s: %w: %s; restore it from a backup, or move the data folder away to begin anew; nothing was changed",
+		path, broker.ErrCorrupt, fmt.Sprintf(what, args...))
+}
