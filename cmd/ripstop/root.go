@@ -34,6 +34,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err) })
 	root.AddCommand(
 		newVersionCommand(),
+		newRunCommand(),
 	)
 	for _, c := range root.Commands() {
 		markArgumentErrors(c)

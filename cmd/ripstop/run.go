@@ -1,0 +1,471 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ripstop-vm/ripstop/manifest"
+	"github.com/ripstop-vm/ripstop/runtime"
+	"github.com/ripstop-vm/ripstop/runtime/guest"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/module"
+	"github.com/ripstop-vm/ripstop/runtime/policy"
+	"github.com/ripstop-vm/ripstop/runtime/wasi"
+)
+
+// Exit codes of `ripstop run` when the guest did not end by itself. They are those that shells and coreutils use:
+// timeout(1), "cannot execute", and 128 plus SIGABRT.
+const (
+	exitDeadline = 124
+	exitStopped  = 126
+	exitTrap     = 134
+)
+
+// errDeadline is the cause a guest is ended for when --timeout is over.
+var errDeadline = errors.New("deadline over")
+
+// runOptions is the command line of `ripstop run`.
+type runOptions struct {
+	dirs, env   []string
+	policy      string
+	trace       string
+	traceFormat string
+	timeout     time.Duration
+	memory      string
+	invoke      string
+	seed        uint64
+	seeded      bool
+}
+
+func newRunCommand() *cobra.Command {
+	var o runOptions
+	cmd := &cobra.Command{
+		Use:   "run [flags] MODULE.wasm [ARGS...]",
+		Short: "Run one module here, without a server",
+		Long: `Run one WASI module here, without a server. Standard input, output and error are the guest's. Everything after the
+module's name goes to the guest. Nothing is granted unless named: no files, no environment, no network.
+
+If a --dir covers the working directory, the guest gets PWD, the working directory as the guest sees it, unless --env
+names PWD. Go's and wasi-libc's programs start there, so that ` + "`go test -exec`" + ` works:
+
+  GOOS=wasip1 GOARCH=wasm go test -exec "ripstop run --dir /::/" ./...
+
+Compiled code is kept in the user's cache directory, so that a second run starts at once.
+
+Exit codes: the guest's own (255 for those above 255); 134 after a trap, with the backtrace on standard error; 124 when
+--timeout is over; 126 when policy stopped the guest; 130 after Ctrl-C; 2 if the command line, the module or the policy
+is wrong; 1 if ripstop itself failed.`,
+		Example: "  ripstop run hello.wasm\n" +
+			"  ripstop run --dir ./data::/data:ro --env LANG=C --trace cat.wasm /data/a.txt\n" +
+			"  ripstop run --timeout 2s --memory 64MiB --policy policy.yaml job.wasm\n" +
+			"  ripstop run --invoke add math.wasm 1 2",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.seeded = cmd.Flags().Changed("seed")
+			return run(cmd, &o, args[0], args[1:])
+		},
+	}
+	f := cmd.Flags()
+	f.SetInterspersed(false)
+	f.StringArrayVar(&o.dirs, "dir", nil, "grant a directory or file, `HOST::GUEST[:ro]`; may be repeated")
+	f.StringArrayVar(&o.env, "env", nil, "grant an environment variable, `NAME=VALUE`; may be repeated")
+	f.StringVar(&o.policy, "policy", "", "YAML `file` with capabilities and policy rules, as in a manifest; sources of files are relative to it")
+	f.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time, as in 2s or 1m30s (default: never)")
+	f.StringVar(&o.memory, "memory", "", "bound of the guest's memory, as in 64MiB (default 256MiB)")
+	f.StringVar(&o.invoke, "invoke", "", "call this exported function with ARGS as its numbers, and print its results")
+	f.Uint64Var(&o.seed, "seed", 0, "make the guest's randomness repeatable; never for keys")
+	return cmd
+}
+
+// run runs one module and answers how it ended as an exitError.
+func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
+	usage := func(err error) error { return usageError(cmd, err) }
+	pages, err := memoryPages(o.memory)
+	if err != nil {
+		return usage(err)
+	}
+	if o.timeout < 0 {
+		return usage(fmt.Errorf("--timeout %s: a duration is not negative", o.timeout))
+	}
+	wasm, err := readModule(file)
+	if err != nil {
+		return exitError{exitUsage, err}
+	}
+	ctx := cmd.Context()
+	rt, err := runtime.Open(ctx, runtime.Options{Libraries: []*hostcall.Library{wasi.Library()}, CacheDir: codeCache()})
+	if err != nil {
+		return fmt.Errorf("open runtime: %w", err)
+	}
+	defer rt.Close()
+	grants, rules, err := o.grants(rt)
+	if err != nil {
+		return usage(err)
+	}
+	m, err := rt.Compile(ctx, wasm)
+	if err != nil {
+		return exitError{exitUsage, fmt.Errorf("%s: %w", file, err)}
+	}
+	entry, err := chooseEntry(m.Info(), o.invoke, args)
+	if err != nil {
+		return exitError{exitUsage, fmt.Errorf("%s: %w", file, err)}
+	}
+	opts, err := o.wasiOptions(cmd, grants)
+	if err != nil {
+		return usage(err)
+	}
+	opts.Args = append([]string{filepath.Base(file)}, args...)
+	system, err := wasi.New(opts)
+	if err != nil {
+		return exitError{exitUsage, err}
+	}
+	defer system.Close()
+
+	sandbox := runtime.SandboxOptions{MemoryPages: pages, Bind: []hostcall.Binding{{Library: wasi.Library(), State: system}}}
+	if rules != nil {
+		sandbox.Interposers = append(sandbox.Interposers, rules)
+	}
+	if o.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout, errDeadline)
+		defer cancel()
+	}
+	s, err := m.NewSandbox(ctx, sandbox)
+	if err != nil {
+		return ending(ctx, file, o, err)
+	}
+	defer s.Close()
+	results, err := entry.call(ctx, s)
+	if err != nil {
+		return ending(ctx, file, o, err)
+	}
+	for _, r := range results {
+		fmt.Fprintln(cmd.OutOrStdout(), r)
+	}
+	return nil
+}
+
+// ending turns how a guest ended into an exit code. A guest that left with code 0 is no error.
+func ending(ctx context.Context, file string, o *runOptions, err error) error {
+	var (
+		exit  *runtime.ExitError
+		trap  *runtime.Trap
+		stop  *runtime.StopError
+		limit *runtime.LimitError
+	)
+	switch {
+	case errors.As(err, &exit) && exit.Code == 0:
+		return nil
+	case errors.As(err, &exit):
+		// Codes have 8 bits outside; one above must not wrap to 0, which would be success.
+		return exitError{int(min(exit.Code, 255)), nil}
+	case errors.As(err, &trap):
+		return exitError{exitTrap, fmt.Errorf("%s: %s", filepath.Base(file), trap.Backtrace())}
+	case errors.As(err, &stop):
+		return exitError{exitStopped, err}
+	case errors.As(err, &limit) && limit.Limit == "memory":
+		return exitError{exitUsage, fmt.Errorf("%s needs at least %d MiB of memory from its start, %d MiB are allowed: raise --memory",
+			filepath.Base(file), (limit.Used+1<<20-1)>>20, limit.Max>>20)}
+	case errors.Is(err, errDeadline):
+		return exitError{exitDeadline, fmt.Errorf("%s was ended after %s (--timeout)", filepath.Base(file), o.timeout)}
+	case ctx.Err() != nil:
+		return exitError{exitInterrupted, nil}
+	}
+	return err
+}
+
+// readModule reads a file of at most the size that a module may have.
+func readModule(file string) ([]byte, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, err
+	}
+	if info.IsDir() {
+		return nil, fmt.Errorf("%s is a directory; a .wasm file is wanted", file)
+	}
+	if info.Size() > maxModule {
+		return nil, fmt.Errorf("%s has %d bytes; at most %d are allowed", file, info.Size(), maxModule)
+	}
+	return os.ReadFile(file)
+}
+
+// maxModule is the largest file that is read at all; package module has the bound with the advice.
+const maxModule = 1 << 30
+
+func memoryPages(size string) (uint32, error) {
+	if size == "" {
+		return 0, nil
+	}
+	n, err := manifest.ParseSize(size)
+	if err != nil {
+		return 0, fmt.Errorf("--memory %s: %w", size, err)
+	}
+	if n < 64*manifest.KiB || n > 4096*manifest.MiB {
+		return 0, fmt.Errorf("--memory %s: from 64KiB to 4GiB are possible", size)
+	}
+	return uint32(n / (64 * manifest.KiB)), nil
+}
+
+// codeCache is where compiled code is kept between runs; empty if there is no place for it that only the user can write.
+func codeCache() string {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	dir := filepath.Join(base, "ripstop", "code")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return ""
+	}
+	// Code from here is run unchecked: nobody else may have put it there.
+	if info, err := os.Lstat(dir); err != nil || !info.IsDir() || info.Mode().Perm()&0o077 != 0 && os.Chmod(dir, 0o700) != nil {
+		return ""
+	}
+	return dir
+}
+
+// grants puts together what the policy file and the flags grant, and compiles the rules; nil if there are none.
+func (o *runOptions) grants(rt *runtime.Runtime) (*policy.Grants, *policy.Policy, error) {
+	var caps policy.Capabilities
+	var rules *policy.Policy
+	if o.policy != "" {
+		text, err := os.ReadFile(o.policy)
+		if err != nil {
+			return nil, nil, err
+		}
+		c, rs, err := manifest.ParsePolicy(text, rt.Table())
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", o.policy, err)
+		}
+		caps = c
+		for i, f := range caps.Files {
+			if !filepath.IsAbs(f.Source) {
+				caps.Files[i].Source = filepath.Join(filepath.Dir(o.policy), f.Source)
+			}
+		}
+		if len(rs) > 0 {
+			if rules, err = policy.Compile(rs, rt.Table()); err != nil {
+				return nil, nil, fmt.Errorf("%s: %w", o.policy, err)
+			}
+		}
+	}
+	for _, d := range o.dirs {
+		f, err := parseDir(d)
+		if err != nil {
+			return nil, nil, err
+		}
+		caps.Files = append(caps.Files, f)
+	}
+	if caps.Env == nil {
+		caps.Env = map[string]string{}
+	}
+	if pwd, ok := guestDir(caps.Files); ok {
+		if _, named := caps.Env["PWD"]; !named {
+			caps.Env["PWD"] = pwd
+		}
+	}
+	for _, e := range o.env {
+		name, value, ok := strings.Cut(e, "=")
+		if !ok || name == "" {
+			return nil, nil, fmt.Errorf("--env %s: NAME=VALUE is wanted", e)
+		}
+		caps.Env[name] = value
+	}
+	if o.seeded {
+		caps.Random.Seed = &o.seed
+	}
+	g, err := policy.Grant(caps)
+	return g, rules, err
+}
+
+// parseDir reads HOST::GUEST[:ro].
+func parseDir(s string) (policy.File, error) {
+	host, in, ok := strings.Cut(s, "::")
+	access := "rw"
+	if rest, ro := strings.CutSuffix(in, ":ro"); ro {
+		in, access = rest, "ro"
+	}
+	if !ok || host == "" || !path.IsAbs(in) {
+		return policy.File{}, fmt.Errorf("--dir %s: HOST::GUEST or HOST::GUEST:ro is wanted, and GUEST begins with /", s)
+	}
+	host, err := filepath.Abs(host)
+	if err != nil {
+		return policy.File{}, fmt.Errorf("--dir %s: %w", s, err)
+	}
+	return policy.File{Source: host, Guest: path.Clean(in), Access: access}, nil
+}
+
+// guestDir is the working directory as the guest sees it; false if no grant covers it.
+func guestDir(files []policy.File) (string, bool) {
+	wd, err := os.Getwd()
+	if err != nil {
+		return "", false
+	}
+	best, found := "", false
+	for _, f := range files {
+		source, err := filepath.Abs(f.Source)
+		if err != nil {
+			continue
+		}
+		rel, err := filepath.Rel(source, wd)
+		if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+			continue
+		}
+		if p := path.Join(f.Guest, filepath.ToSlash(rel)); !found || len(p) < len(best) {
+			best, found = p, true
+		}
+	}
+	return best, found
+}
+
+func (o *runOptions) wasiOptions(cmd *cobra.Command, g *policy.Grants) (wasi.Options, error) {
+	opts := wasi.Options{Env: g.Environ(), Stdin: cmd.InOrStdin(), Stdout: cmd.OutOrStdout(), Stderr: cmd.ErrOrStderr(), MaxFiles: 4096}
+	for _, f := range g.Files {
+		opts.Preopens = append(opts.Preopens, wasi.Preopen{Guest: f.Guest, Host: f.Source, ReadOnly: f.Access == "ro", Except: f.Except})
+	}
+	if g.Random.Seed != nil {
+		var seed [32]byte
+		for i := range 8 {
+			seed[i] = byte(*g.Random.Seed >> (8 * i))
+		}
+		opts.Random = rand.NewChaCha8(seed)
+	}
+	return opts, nil
+}
+
+// entry is what to call in a module.
+type entry struct {
+	initialize bool // call _initialize first
+	name       string
+	typ        module.FuncType
+	params     []uint64
+}
+
+// chooseEntry decides what to call: the function named by --invoke, or what a command starts with.
+func chooseEntry(info *module.Module, invoke string, args []string) (*entry, error) {
+	e := &entry{name: invoke}
+	if invoke == "" {
+		e.name = guest.CommandStart
+	} else {
+		init, ok := info.Export(guest.TaskInitialize)
+		e.initialize = ok && init.Kind == module.ExternFunc && invoke != guest.TaskInitialize
+	}
+	x, ok := info.Export(e.name)
+	switch {
+	case ok && x.Kind == module.ExternFunc:
+	case invoke == "":
+		_, err := guest.KindOf(info)
+		if err == nil {
+			err = errors.New("the module is a task: it serves requests, so deploy it (ripstop deploy), or call one function with --invoke")
+		}
+		return nil, err
+	default:
+		return nil, fmt.Errorf("there is no exported function %s; there are: %s", invoke, functionNames(info))
+	}
+	e.typ = x.Type
+	if invoke == "" {
+		if len(x.Type.Params)+len(x.Type.Results) > 0 {
+			return nil, fmt.Errorf("the function %s has parameters or results, so the module is no WASI command: call it with --invoke", e.name)
+		}
+		return e, nil
+	}
+	if len(x.Type.Params) > 0 && len(args) != len(x.Type.Params) {
+		return nil, fmt.Errorf("%s takes %d numbers %s; %d arguments were given", invoke, len(x.Type.Params), x.Type, len(args))
+	}
+	for i, t := range x.Type.Params {
+		v, err := parseNumber(t, args[i])
+		if err != nil {
+			return nil, fmt.Errorf("argument %d of %s: %w", i+1, invoke, err)
+		}
+		e.params = append(e.params, v)
+	}
+	return e, nil
+}
+
+func functionNames(info *module.Module) string {
+	var names []string
+	for _, x := range info.Exports {
+		if x.Kind == module.ExternFunc && len(names) < 20 {
+			names = append(names, x.Name)
+		}
+	}
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// call runs the guest and answers the results as text.
+func (e *entry) call(ctx context.Context, s *runtime.Sandbox) ([]string, error) {
+	if e.initialize {
+		if _, err := s.Call(ctx, guest.TaskInitialize); err != nil {
+			return nil, err
+		}
+	}
+	raw, err := s.Call(ctx, e.name, e.params...)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for i, t := range e.typ.Results {
+		out = append(out, formatNumber(t, raw[i]))
+	}
+	return out, nil
+}
+
+func parseNumber(t hostcall.ValueType, s string) (uint64, error) {
+	switch t {
+	case hostcall.I32, hostcall.I64:
+		bits := 32
+		if t == hostcall.I64 {
+			bits = 64
+		}
+		if v, err := strconv.ParseInt(s, 0, bits); err == nil {
+			if bits == 32 {
+				return uint64(uint32(v)), nil
+			}
+			return uint64(v), nil
+		}
+		v, err := strconv.ParseUint(s, 0, bits)
+		if err != nil {
+			return 0, fmt.Errorf("%q is no %s", s, t)
+		}
+		return v, nil
+	case hostcall.F32:
+		v, err := strconv.ParseFloat(s, 32)
+		if err != nil {
+			return 0, fmt.Errorf("%q is no f32", s)
+		}
+		return uint64(math.Float32bits(float32(v))), nil
+	case hostcall.F64:
+		v, err := strconv.ParseFloat(s, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%q is no f64", s)
+		}
+		return math.Float64bits(v), nil
+	}
+	return 0, errors.New("only numbers (i32, i64, f32, f64) can be given")
+}
+
+func formatNumber(t hostcall.ValueType, v uint64) string {
+	switch t {
+	case hostcall.I32:
+		return strconv.FormatInt(int64(int32(v)), 10)
+	case hostcall.I64:
+		return strconv.FormatInt(int64(v), 10)
+	case hostcall.F32:
+		return strconv.FormatFloat(float64(math.Float32frombits(uint32(v))), 'g', -1, 32)
+	case hostcall.F64:
+		return strconv.FormatFloat(math.Float64frombits(v), 'g', -1, 64)
+	}
+	return fmt.Sprintf("0x%x", v)
+}
