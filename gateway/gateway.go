@@ -1,0 +1,335 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/ripstop-vm/ripstop/internal/wire"
+)
+
+// HeaderInvocation names the invocation in every answer, so that it can be found in the job's logs.
+const HeaderInvocation = "Ripstop-Invocation"
+
+// Bounds of what a client may send, apart from the body, which each job bounds.
+const (
+	MaxHeaderBytes = 64 << 10 // request line and headers
+	MaxHeaders     = 100      // fields
+)
+
+// Invocation is a request on its way to a job.
+type Invocation struct {
+	ID         string // UUID v7
+	Job        string
+	ScriptName string // the part of the path that led to the job, without a slash at its end
+	Scheme     string // "http" or "https", as the client used it
+	RemoteAddr string // the client's, host:port
+}
+
+// Agent serves requests with the tasks it runs.
+type Agent interface {
+	// Serve has a task of inv.Job answer r on w. sent says that a status went out; when err is not nil and nothing was
+	// sent, the caller answers with it: a *wire.Problem as it is, anything else as a 500 that says nothing more.
+	Serve(inv Invocation, w http.ResponseWriter, r *http.Request) (sent bool, err error)
+}
+
+// Recorder takes note of requests answered. Its methods do not wait.
+type Recorder interface {
+	Request(ctx context.Context, job, method string, status int, took time.Duration)
+}
+
+// Options configures a Handler. Agent is required.
+type Options struct {
+	Agent    Agent
+	Recorder Recorder     // nil: nobody takes note
+	Tracer   trace.Tracer // nil: requests keep the trace they come with, and start none that is recorded
+	Clock    clock.Clock  // nil means the system clock
+	Log      *slog.Logger // nil means slog.Default()
+}
+
+// Handler answers ingress. It is safe for concurrent use, and answers 404 until it has routes.
+type Handler struct {
+	opts   Options
+	routes atomic.Pointer[Routes]
+}
+
+// New makes a Handler without routes.
+func New(opts Options) *Handler {
+	if opts.Clock == nil {
+		opts.Clock = clock.System
+	}
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	if opts.Tracer == nil {
+		opts.Tracer = noop.NewTracerProvider().Tracer("")
+	}
+	h := &Handler{opts: opts}
+	h.routes.Store(&Routes{hosts: map[string]*paths{}})
+	return h
+}
+
+// SetRoutes has requests that arrive from now on matched against t.
+func (h *Handler) SetRoutes(t *Routes) { h.routes.Store(t) }
+
+// propagator reads and writes traceparent and tracestate (W3C Trace Context).
+var propagator = propagation.TraceContext{}
+
+// ServeHTTP answers one request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := h.opts.Clock.Now()
+	id := newID()
+	w.Header().Set(HeaderInvocation, id)
+	rec := &statusWriter{ResponseWriter: w}
+	job := ""
+	defer func() {
+		if h.opts.Recorder != nil {
+			h.opts.Recorder.Request(r.Context(), job, method(r.Method), rec.status, h.opts.Clock.Now().Sub(began))
+		}
+	}()
+
+	if n := headerCount(r.Header); n > MaxHeaders {
+		h.answer(rec, r, id, &wire.Problem{Code: "too-many-headers", Status: http.StatusRequestHeaderFieldsTooLarge,
+			Title: "Too many header fields", Detail: fmt.Sprintf("the request has %d header fields, at most %d are allowed", n, MaxHeaders)})
+		return
+	}
+	m, ok := h.routes.Load().Match(r.Host, r.URL.Path)
+	if !ok {
+		h.answer(rec, r, id, &wire.Problem{Code: "no-route", Status: http.StatusNotFound, Title: "Not found",
+			Detail: "no job answers at this host and path"})
+		return
+	}
+	job = m.Job
+
+	ctx, span := h.opts.Tracer.Start(propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header)), "ingress "+job,
+		trace.WithSpanKind(trace.SpanKindServer),
+		trace.WithAttributes(attribute.String("http.request.method", method(r.Method)), attribute.String("http.route", m.Prefix),
+			attribute.String("faas.invocation_id", id), attribute.String("ripstop.job", job)))
+	defer span.End()
+	r = r.WithContext(ctx)
+	stripHop(r.Header)
+	traceHeaders(ctx, r.Header)
+
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	sent, err := h.opts.Agent.Serve(Invocation{ID: id, Job: job, ScriptName: m.Prefix, Scheme: scheme, RemoteAddr: r.RemoteAddr}, rec, r)
+	if err != nil {
+		span.SetStatus(codes.Error, "")
+	}
+	switch {
+	case err == nil:
+	case sent || rec.status != 0:
+		// The client has a status already and may have taken part of the body: only a broken connection tells it that
+		// the rest is missing.
+		panic(http.ErrAbortHandler)
+	case r.Context().Err() != nil && errors.Is(err, context.Canceled):
+		// The client left; nobody reads an answer.
+		rec.status = 499
+	default:
+		h.answer(rec, r, id, problem(err, h.opts.Log, id, job))
+	}
+	span.SetAttributes(attribute.Int("http.response.status_code", rec.status))
+}
+
+// problem is what a client is told of err.
+func problem(err error, log *slog.Logger, id, job string) *wire.Problem {
+	var p *wire.Problem
+	if errors.As(err, &p) {
+		return p
+	}
+	log.Error("invocation failed in the host", "job", job, "invocation", id, "error", err)
+	return &wire.Problem{Code: "internal", Status: http.StatusInternalServerError, Title: "Internal error",
+		Detail: "the server failed to run the invocation"}
+}
+
+// page is a problem as RFC 9457 has it, and the invocation's id.
+type page struct {
+	Type       string `json:"type"`
+	Title      string `json:"title"`
+	Status     int    `json:"status"`
+	Detail     string `json:"detail"`
+	Invocation string `json:"invocation"`
+}
+
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, id string, p *wire.Problem) {
+	body, err := json.Marshal(page{Type: "https://ripstop.dev/problems/" + p.Code, Title: p.Title, Status: p.Status, Detail: p.Detail, Invocation: id})
+	if err != nil {
+		body = nil // strings and numbers always encode
+	}
+	header := w.Header()
+	header.Set("Content-Type", "application/problem+json")
+	header.Set("Content-Length", strconv.Itoa(len(body)+1))
+	if p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable {
+		header.Set("Retry-After", "1")
+	}
+	if p.Status == http.StatusRequestEntityTooLarge {
+		header.Set("Connection", "close")
+	}
+	w.WriteHeader(p.Status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(append(body, '\n')) // a client that is gone misses nothing
+	}
+}
+
+// newID names an invocation: UUID v7, so that ids sort by time.
+func newID() string {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return uuid.NewString()
+	}
+	return id.String()
+}
+
+// method keeps the values of an attribute few, whatever a client sends.
+func method(m string) string {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodConnect, http.MethodOptions, http.MethodTrace:
+		return m
+	}
+	return "_OTHER"
+}
+
+func headerCount(h http.Header) int {
+	n := 0
+	for _, vs := range h {
+		n += len(vs)
+	}
+	return n
+}
+
+// hopByHop are the fields that are about one connection (RFC 9110, 7.6.1).
+var hopByHop = [...]string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
+
+// stripHop removes the fields about the client's connection, and those that Connection names.
+func stripHop(h http.Header) {
+	for _, v := range h["Connection"] {
+		for name := range strings.SplitSeq(v, ",") {
+			if name = strings.TrimSpace(name); name != "" {
+				h.Del(name)
+			}
+		}
+	}
+	for _, name := range hopByHop {
+		h.Del(name)
+	}
+}
+
+// traceHeaders passes the trace on to the guest: the recorded span's, or the client's own, or a fresh one, so that what
+// a guest logs and fetches belongs together even if nobody records spans.
+func traceHeaders(ctx context.Context, h http.Header) {
+	sc := trace.SpanContextFromContext(ctx)
+	h.Del("traceparent")
+	h.Del("tracestate")
+	if !sc.IsValid() {
+		a, b := uuid.New(), uuid.New()
+		var s trace.SpanID
+		copy(s[:], b[:8])
+		sc = trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID(a), SpanID: s})
+	}
+	propagator.Inject(trace.ContextWithSpanContext(ctx, sc), propagation.HeaderCarrier(h))
+}
+
+// statusWriter remembers the status sent.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status == 0 && status >= 200 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *statusWriter) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *statusWriter) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
+
+// NewServer makes the HTTP server of an ingress listener around h, with bounds on what a client may hold open.
+func NewServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    MaxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// A Gate lets at most n connections of a listener be open at once; the others wait in the kernel's backlog.
+func Gate(l net.Listener, n int) net.Listener {
+	return &gated{Listener: l, slots: make(chan struct{}, n), done: make(chan struct{})}
+}
+
+type gated struct {
+	net.Listener
+	slots  chan struct{}
+	done   chan struct{}
+	closed atomic.Bool
+}
+
+func (g *gated) Accept() (net.Conn, error) {
+	select {
+	case g.slots <- struct{}{}:
+	case <-g.done:
+		return nil, net.ErrClosed
+	}
+	c, err := g.Listener.Accept()
+	if err != nil {
+		<-g.slots
+		return nil, err
+	}
+	return &gatedConn{Conn: c, free: func() { <-g.slots }}, nil
+}
+
+func (g *gated) Close() error {
+	if !g.closed.Swap(true) {
+		close(g.done)
+	}
+	return g.Listener.Close()
+}
+
+type gatedConn struct {
+	net.Conn
+	closed atomic.Bool
+	free   func()
+}
+
+// ReadFrom keeps the kernel's own copying for large bodies.
+func (c *gatedConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
+
+func (c *gatedConn) Close() error {
+	err := c.Conn.Close()
+	if !c.closed.Swap(true) {
+		c.free()
+	}
+	return err
+}
