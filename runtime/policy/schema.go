@@ -242,6 +242,9 @@ func object(c *hostcall.Call, i int) (string, error) {
 	if c.Unresolved != hostcall.Success {
 		return "", c.Unresolved
 	}
+	if c.Func.Args[i].Kind == hostcall.FD {
+		return "", nil // a stream or a socket: nothing that has a path
+	}
 	return "", errNoValue
 }
 
