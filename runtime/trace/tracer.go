@@ -59,7 +59,7 @@ type Options struct {
 type Tracer struct {
 	sink    Sink
 	opts    Options
-	elapsed func() time.Duration
+	elapsed func() time.Duration // nil: clock.Elapsed, called directly
 }
 
 var (
@@ -69,11 +69,14 @@ var (
 
 // New makes a Tracer that hands what it sees to sink.
 func New(sink Sink, opts Options) *Tracer {
-	t := &Tracer{sink: sink, opts: opts, elapsed: opts.Elapsed}
+	return &Tracer{sink: sink, opts: opts, elapsed: opts.Elapsed}
+}
+
+func (t *Tracer) now() time.Duration {
 	if t.elapsed == nil {
-		t.elapsed = clock.Elapsed
+		return clock.Elapsed()
 	}
-	return t
+	return t.elapsed()
 }
 
 // Watches reports whether f is traced.
@@ -84,15 +87,22 @@ func (t *Tracer) Before(c *hostcall.Call) hostcall.Verdict {
 	if t.opts.Objects {
 		c.Resolve()
 	}
-	c.Tag = int64(t.elapsed()) | 1 // never 0, which means that nobody was asked before
+	c.Tag = int64(t.now()) | 1 // never 0, which means that nobody was asked before
 	return hostcall.Proceed
 }
 
 // After captures the call.
 func (t *Tracer) After(c *hostcall.Call) {
-	now := t.elapsed()
+	now := t.now()
 	e := t.sink.begin()
-	e.fn, e.isEvent, e.answered, e.rule, e.observed = c.Func, false, c.Answered(), c.Rule, c.Observed
+	e.fn, e.isEvent, e.answered = c.Func, false, c.Answered()
+	// Pointers are written only where they change: most entries have none of these.
+	if c.Rule != "" || e.rule != "" {
+		e.rule = c.Rule
+	}
+	if c.Observed != "" || e.observed != "" {
+		e.observed = c.Observed
+	}
 	e.errno = c.Errno()
 	if len(c.Func.Results) > 0 {
 		e.result = c.Result(0)
@@ -113,13 +123,16 @@ func (t *Tracer) After(c *hostcall.Call) {
 // capture copies what will be shown of the arguments.
 func (e *entry) capture(c *hostcall.Call) {
 	used := 0
-	for i := range c.Func.Args {
-		a := &c.Func.Args[i]
+	args := c.Func.Args
+	for i := range args {
+		a := &args[i]
 		switch {
 		case a.Kind < hostcall.Path && a.Dir == hostcall.In:
 			e.nums[i] = c.Num(i)
 			if a.Kind == hostcall.FD {
-				e.objects[i] = c.Value(i).Object
+				if o := c.Value(i).Object; o != "" || e.objects[i] != "" {
+					e.objects[i] = o
+				}
 			}
 		case a.Kind < hostcall.Path:
 			e.nums[i] = c.GetNum(i)
@@ -155,7 +168,7 @@ func (e *entry) capture(c *hostcall.Call) {
 
 // Event captures what happens between host calls.
 func (t *Tracer) Event(ev hostcall.Event) {
-	now := t.elapsed()
+	now := t.now()
 	text := ""
 	if ev.Err != nil {
 		text = ev.Err.Error()
@@ -173,6 +186,7 @@ func (t *Tracer) Event(ev hostcall.Event) {
 type Ring struct {
 	mu      sync.Mutex
 	entries []entry
+	next    int    // where the next one goes: a division at each call would be felt
 	seen    uint64 // ever begun
 }
 
@@ -186,7 +200,10 @@ func NewRing(n int) *Ring {
 
 func (r *Ring) begin() *entry {
 	r.mu.Lock()
-	e := &r.entries[r.seen%uint64(len(r.entries))]
+	e := &r.entries[r.next]
+	if r.next++; r.next == len(r.entries) {
+		r.next = 0
+	}
 	r.seen++
 	return e
 }
