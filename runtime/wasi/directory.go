@@ -95,7 +95,7 @@ func objectName(d *descriptor) (string, hostcall.Errno) {
 		name, err = r.root.name(r.h)
 	case *fileDir:
 		name = r.guest
-	case *nullDevice:
+	case *memDevice:
 		name, err = r.root.name(r.h)
 	}
 	return name, toErrno(err)

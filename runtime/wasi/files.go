@@ -174,7 +174,7 @@ func fdFilestatGet(c *hostcall.Call) {
 		st, err = r.h.stat()
 	case *fileDir:
 		st.nlink = 1
-	case *nullDevice:
+	case *memDevice:
 		st, err = r.h.stat()
 	}
 	if err != nil {
@@ -283,8 +283,9 @@ func fdRead(c *hostcall.Call) {
 	case *socket:
 		n, e := r.receive(c, d, 1, 0)
 		finish(c, 2, n, e)
-	case *nullDevice:
-		finish(c, 2, 0, hostcall.Success)
+	case *memDevice:
+		n, e := transfer(c, 1, func(p []byte, _ int) (int, error) { return r.read(p) })
+		finish(c, 2, n, e)
 	case *stdout:
 		c.Fail(hostcall.EBADF)
 	default:
@@ -319,7 +320,7 @@ func fdWrite(c *hostcall.Call) {
 		finish(c, 2, n, e)
 	case *stdout:
 		writeStdout(c, r)
-	case *nullDevice:
+	case *memDevice:
 		n, e := transfer(c, 1, func(p []byte, _ int) (int, error) { return len(p), nil })
 		finish(c, 2, n, e)
 	case *socket:
@@ -364,7 +365,7 @@ func fdSeek(c *hostcall.Call) {
 		need = rightFDTell // "seek" to where one is
 	}
 	if d, _ := system(c).fds.get(c.Uint32(0), need); d != nil {
-		if _, null := d.res.(*nullDevice); null {
+		if _, mem := d.res.(*memDevice); mem {
 			c.PutUint64(3, 0)
 			return
 		}

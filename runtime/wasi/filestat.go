@@ -57,10 +57,7 @@ type dirent struct {
 	name string
 }
 
-// direntSize is the size of a dirent in guest memory before its name, in bytes.
-const direntSize = 24
-
-// append writes the entry as a guest reads it.
+// append writes the entry as a guest reads it: 24 bytes, and the name.
 func (e dirent) append(b []byte) []byte {
 	le := binary.LittleEndian
 	b = le.AppendUint64(b, e.next)

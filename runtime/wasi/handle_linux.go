@@ -2,6 +2,7 @@ package wasi
 
 import (
 	"errors"
+	"math"
 	"strconv"
 	"strings"
 
@@ -195,10 +196,13 @@ func (h *handle) stat() (filestat, error) {
 	}, nil
 }
 
-// isNull reports whether h holds the null device.
-func (h *handle) isNull() bool {
+// memory reports whether h holds the null or the zero device (Linux, Documentation/admin-guide/devices.txt: 1:3 and 1:5).
+func (h *handle) memory() (null, zero bool) {
 	var st unix.Stat_t
-	return unix.Fstat(h.fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
+	if unix.Fstat(h.fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR {
+		return false, false
+	}
+	return st.Rdev == unix.Mkdev(1, 3), st.Rdev == unix.Mkdev(1, 5)
 }
 
 // nanos is a time as WASI has it, which begins in 1970.
@@ -232,7 +236,7 @@ func timespec(ns uint64, set, now bool) unix.Timespec {
 	case now:
 		return unix.Timespec{Nsec: unix.UTIME_NOW}
 	case set:
-		return unix.Timespec{Sec: int64(ns / 1e9), Nsec: int64(ns % 1e9)}
+		return unix.NsecToTimespec(int64(min(ns, math.MaxInt64))) // until 2262
 	}
 	return unix.Timespec{Nsec: unix.UTIME_OMIT}
 }

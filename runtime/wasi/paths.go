@@ -377,12 +377,13 @@ func (t *target) open(a access, oflags uint32, judged bool) (resource, error) {
 		}
 		return nil, hostcall.ELOOP
 	}
-	if t.kind == typeCharacterDevice && !a.directory && t.node.isNull() {
-		h, err := t.node.hold()
-		if err != nil {
-			return nil, err
-		}
-		return &nullDevice{h, t.root}, nil
+	null, zero := t.node.memory()
+	if !null && !zero || a.directory {
+		return nil, hostcall.EACCES // devices, FIFOs and sockets are no files
 	}
-	return nil, hostcall.EACCES // devices, FIFOs and sockets are no files
+	h, err := t.node.hold()
+	if err != nil {
+		return nil, err
+	}
+	return &memDevice{h, t.root, zero}, nil
 }

@@ -81,10 +81,11 @@ func (s *System) preopen(ps []Preopen) error {
 			continue
 		}
 		s.roots = append(s.roots, r)
-		dir, name := r.guest, r.guest
+		dir := r.guest
 		d := &descriptor{base: rightsDir, inheriting: rightsAll}
 		if r.file {
-			dir, name = path.Dir(r.guest), path.Base(r.guest)
+			name := path.Base(r.guest)
+			dir = path.Dir(r.guest)
 			if files[dir] != nil {
 				files[dir].add(name, r)
 				continue
