@@ -1,6 +1,9 @@
 package hostcall
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // ValueType is the type of a parameter or result, in the WebAssembly binary format's encoding.
 type ValueType byte
@@ -152,6 +155,37 @@ func (f *Func) Arg(name string) int {
 }
 
 func (f *Func) String() string { return f.Module + "." + f.Name }
+
+// Matches reports whether a pattern names the function: "path_open" of any module, "wasi_snapshot_preview1.path_open", or
+// either with * for any text.
+func (f *Func) Matches(pattern string) bool {
+	if strings.Contains(pattern, ".") {
+		return wildcard(pattern, f.String())
+	}
+	return wildcard(pattern, f.Name)
+}
+
+func wildcard(pattern, name string) bool {
+	first, rest, any := strings.Cut(pattern, "*")
+	if !any {
+		return pattern == name
+	}
+	if !strings.HasPrefix(name, first) {
+		return false
+	}
+	name = name[len(first):]
+	for {
+		part, more, any := strings.Cut(rest, "*")
+		if !any {
+			return strings.HasSuffix(name, part)
+		}
+		i := strings.Index(name, part)
+		if i < 0 {
+			return false
+		}
+		name, rest = name[i+len(part):], more
+	}
+}
 
 // check reports what is wrong with a Func's own description. It guards against our mistakes, not a guest's.
 func (f *Func) check() error {
