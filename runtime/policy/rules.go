@@ -199,11 +199,7 @@ func (c *compiler) functions(on OneOrMany) []*hostcall.Func {
 	for i, pattern := range on {
 		found := false
 		for _, f := range c.table.Funcs() {
-			name := f.Name
-			if strings.Contains(pattern, ".") {
-				name = f.String()
-			}
-			if len(pattern) <= 256 && wildcard(pattern, name) {
+			if len(pattern) <= 256 && f.Matches(pattern) {
 				wanted[f], found = true, true
 			}
 		}
@@ -226,29 +222,6 @@ func (c *compiler) functions(on OneOrMany) []*hostcall.Func {
 		}
 	}
 	return funcs
-}
-
-// wildcard matches name with a pattern in which * stands for any text.
-func wildcard(pattern, name string) bool {
-	first, rest, any := strings.Cut(pattern, "*")
-	if !any {
-		return pattern == name
-	}
-	if !strings.HasPrefix(name, first) {
-		return false
-	}
-	name = name[len(first):]
-	for {
-		part, more, any := strings.Cut(rest, "*")
-		if !any {
-			return strings.HasSuffix(name, part)
-		}
-		i := strings.Index(name, part)
-		if i < 0 {
-			return false
-		}
-		name, rest = name[i+len(part):], more
-	}
 }
 
 // expression is parsed CEL.
