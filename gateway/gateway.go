@@ -23,6 +23,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/runtime/guest"
 )
 
 // HeaderInvocation names the invocation in every answer, so that it can be found in the job's logs.
@@ -34,20 +35,12 @@ const (
 	MaxHeaders     = 100      // fields
 )
 
-// Invocation is a request on its way to a job.
-type Invocation struct {
-	ID         string // UUID v7
-	Job        string
-	ScriptName string // the part of the path that led to the job, without a slash at its end
-	Scheme     string // "http" or "https", as the client used it
-	RemoteAddr string // the client's, host:port
-}
-
 // Agent serves requests with the tasks it runs.
 type Agent interface {
-	// Serve has a task of inv.Job answer r on w. sent says that a status went out; when err is not nil and nothing was
-	// sent, the caller answers with it: a *wire.Problem as it is, anything else as a 500 that says nothing more.
-	Serve(inv Invocation, w http.ResponseWriter, r *http.Request) (sent bool, err error)
+	// Serve has a task of job answer r on w; info.Deadline is the agent's to set. sent says that a status went out; when
+	// err is not nil and nothing was sent, the caller answers with it: a *wire.Problem as it is, anything else as a 500
+	// that says nothing more.
+	Serve(job string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request) (sent bool, err error)
 }
 
 // Recorder takes note of requests answered. Its methods do not wait.
@@ -131,7 +124,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	sent, err := h.opts.Agent.Serve(Invocation{ID: id, Job: job, ScriptName: m.Prefix, Scheme: scheme, RemoteAddr: r.RemoteAddr}, rec, r)
+	sent, err := h.opts.Agent.Serve(job, guest.ServeInfo{ScriptName: m.Prefix, Scheme: scheme, RemoteAddr: r.RemoteAddr, Invocation: id}, rec, r)
 	if err != nil {
 		span.SetStatus(codes.Error, "")
 	}

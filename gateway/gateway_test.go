@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/runtime/guest"
 )
 
 func TestRequestsAreMatchedByHostThenExactPathThenLongestPrefix(t *testing.T) {
@@ -81,9 +82,9 @@ func FuzzMatch(f *testing.F) {
 	})
 }
 
-type agentFunc func(Invocation, http.ResponseWriter, *http.Request) (bool, error)
+type agentFunc func(guest.ServeInfo, http.ResponseWriter, *http.Request) (bool, error)
 
-func (f agentFunc) Serve(inv Invocation, w http.ResponseWriter, r *http.Request) (bool, error) {
+func (f agentFunc) Serve(_ string, inv guest.ServeInfo, w http.ResponseWriter, r *http.Request) (bool, error) {
 	return f(inv, w, r)
 }
 
@@ -99,9 +100,9 @@ func handler(t *testing.T, f agentFunc) *Handler {
 }
 
 func TestTheGuestGetsItsPrefixATraceAndNoHopByHopHeaders(t *testing.T) {
-	var got Invocation
+	var got guest.ServeInfo
 	var header http.Header
-	h := handler(t, func(inv Invocation, w http.ResponseWriter, r *http.Request) (bool, error) {
+	h := handler(t, func(inv guest.ServeInfo, w http.ResponseWriter, r *http.Request) (bool, error) {
 		got, header = inv, r.Header.Clone()
 		_, err := io.WriteString(w, "ok")
 		return true, err
@@ -113,7 +114,7 @@ func TestTheGuestGetsItsPrefixATraceAndNoHopByHopHeaders(t *testing.T) {
 	r.Header.Set("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
-	if w.Code != 200 || got.Job != "j" || got.ScriptName != "/j" || got.Scheme != "http" || w.Header().Get(HeaderInvocation) != got.ID || got.ID == "" {
+	if w.Code != 200 || got.ScriptName != "/j" || got.Scheme != "http" || w.Header().Get(HeaderInvocation) != got.Invocation || got.Invocation == "" {
 		t.Fatalf("%d %+v", w.Code, got)
 	}
 	if header.Get("X-Private") != "" || header.Get("Keep-Alive") != "" || header.Get("Connection") != "" {
@@ -139,7 +140,7 @@ func TestFailuresAreProblemsThatNameTheInvocationAlone(t *testing.T) {
 		"a deadline is answered as a problem": {&wire.Problem{Code: "deadline", Status: 504}, 504},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := handler(t, func(Invocation, http.ResponseWriter, *http.Request) (bool, error) { return false, c.err })
+			h := handler(t, func(guest.ServeInfo, http.ResponseWriter, *http.Request) (bool, error) { return false, c.err })
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, httptest.NewRequest("GET", "/j/", nil))
 			var p page
@@ -157,7 +158,7 @@ func TestFailuresAreProblemsThatNameTheInvocationAlone(t *testing.T) {
 }
 
 func TestUnknownPathsAndTooManyHeadersNeverReachAJob(t *testing.T) {
-	h := handler(t, func(Invocation, http.ResponseWriter, *http.Request) (bool, error) {
+	h := handler(t, func(guest.ServeInfo, http.ResponseWriter, *http.Request) (bool, error) {
 		t.Error("reached a job")
 		return false, nil
 	})
@@ -178,7 +179,7 @@ func TestUnknownPathsAndTooManyHeadersNeverReachAJob(t *testing.T) {
 }
 
 func TestAFailureAfterTheHeadBreaksTheConnection(t *testing.T) {
-	s := httptest.NewServer(handler(t, func(_ Invocation, w http.ResponseWriter, _ *http.Request) (bool, error) {
+	s := httptest.NewServer(handler(t, func(_ guest.ServeInfo, w http.ResponseWriter, _ *http.Request) (bool, error) {
 		_, _ = io.WriteString(w, "half")
 		return true, errors.New("guest died")
 	}))
@@ -196,7 +197,7 @@ func TestAFailureAfterTheHeadBreaksTheConnection(t *testing.T) {
 
 func TestAClientThatLeavesEndsTheInvocationsContext(t *testing.T) {
 	entered, left := make(chan struct{}), make(chan struct{})
-	s := httptest.NewServer(handler(t, func(_ Invocation, _ http.ResponseWriter, r *http.Request) (bool, error) {
+	s := httptest.NewServer(handler(t, func(_ guest.ServeInfo, _ http.ResponseWriter, r *http.Request) (bool, error) {
 		close(entered)
 		<-r.Context().Done()
 		close(left)

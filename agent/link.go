@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/ripstop-vm/ripstop/internal/wire"
+)
+
+// maxStreams is how many requests are under way on a Link at once; more wait. The other end allows a few more.
+const maxStreams = 1000
+
+// Link is a worker's connection to its control process: HTTP/2 over one connection, with the worker as the client. It is
+// safe for concurrent use, and over for good when the connection breaks.
+type Link struct {
+	client *http.Transport
+	slots  chan struct{}
+}
+
+// NewLink speaks over conn, which it owns from then on.
+func NewLink(conn net.Conn) *Link {
+	var used atomic.Bool
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	t := &http.Transport{
+		Protocols:          protocols,
+		DisableCompression: true,
+		HTTP2:              &http.HTTP2Config{StrictMaxConcurrentRequests: true},
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			if used.Swap(true) {
+				return nil, errors.New("the link to the control process is gone")
+			}
+			return conn, nil
+		},
+	}
+	return &Link{client: t, slots: make(chan struct{}, maxStreams)}
+}
+
+// Close ends the link.
+func (l *Link) Close() error {
+	l.client.CloseIdleConnections()
+	return nil
+}
+
+// Do makes one request. The response's body gives its slot back when it is closed.
+func (l *Link) Do(r *http.Request) (*http.Response, error) {
+	select {
+	case l.slots <- struct{}{}:
+	case <-r.Context().Done():
+		return nil, context.Cause(r.Context())
+	}
+	resp, err := l.client.RoundTrip(r)
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	resp.Body = &slotBody{ReadCloser: resp.Body, free: func() { <-l.slots }}
+	return resp, nil
+}
+
+type slotBody struct {
+	io.ReadCloser
+	closed atomic.Bool
+	free   func()
+}
+
+func (b *slotBody) Close() error {
+	err := b.ReadCloser.Close()
+	if !b.closed.Swap(true) {
+		b.free()
+	}
+	return err
+}
+
+// request makes a request for the link. path may have a query.
+func request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
+	return http.NewRequestWithContext(ctx, method, "http://control"+path, body)
+}
+
+// maxModule bounds what is read as a module, in bytes.
+const maxModule = 1 << 30
+
+// Module reads the bytes of a module.
+func (l *Link) Module(ctx context.Context, digest string) ([]byte, error) {
+	r, err := request(ctx, http.MethodGet, wire.PathModule+digest, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := l.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("read module %.12s: %w", digest, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("read module %.12s: %s", digest, resp.Status)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxModule))
+	if err != nil {
+		return nil, fmt.Errorf("read module %.12s: %w", digest, err)
+	}
+	return b, nil
+}
+
+// Orders calls each with every order, one at a time, until the link breaks or ctx ends.
+func (l *Link) Orders(ctx context.Context, each func(wire.Order)) error {
+	r, err := request(ctx, http.MethodGet, wire.PathOrders, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := l.Do(r)
+	if err != nil {
+		return fmt.Errorf("ask for orders: %w", err)
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	for {
+		var o wire.Order
+		if err := dec.Decode(&o); err != nil {
+			if errors.Is(err, io.EOF) {
+				return errors.New("the control process ended the orders")
+			}
+			return fmt.Errorf("read orders: %w", err)
+		}
+		each(o)
+	}
+}

@@ -1,0 +1,133 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/ripstop-vm/ripstop/internal/wire"
+)
+
+// reportsAhead is how many reports may wait to be sent. Logs, traces and audits past it are dropped and counted; what
+// the control process waits for is never dropped.
+const reportsAhead = 4096
+
+// reports sends what a worker has to say.
+type reports struct {
+	clock   clock.Clock
+	queue   chan queued
+	done    chan struct{} // closed when nothing is sent any more
+	dropped atomic.Uint64
+}
+
+type queued struct {
+	report  wire.Report
+	flushed chan struct{} // closed once the report was written; may be nil
+}
+
+func newReports(c clock.Clock) *reports {
+	return &reports{clock: c, queue: make(chan queued, reportsAhead), done: make(chan struct{})}
+}
+
+// offer sends r if there is room, and counts it as dropped otherwise.
+func (s *reports) offer(r wire.Report) {
+	r.Time = s.clock.Now()
+	select {
+	case s.queue <- queued{report: r}:
+	default:
+		s.dropped.Add(1)
+	}
+}
+
+// must sends r, waiting for room.
+func (s *reports) must(r wire.Report) {
+	r.Time = s.clock.Now()
+	select {
+	case s.queue <- queued{report: r}:
+	case <-s.done:
+	}
+}
+
+// flush sends r and waits until it was handed to the kernel, ctx ends, or nothing is sent any more.
+func (s *reports) flush(ctx context.Context, r wire.Report) {
+	r.Time = s.clock.Now()
+	q := queued{r, make(chan struct{})}
+	select {
+	case s.queue <- q:
+	case <-s.done:
+		return
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-q.flushed:
+	case <-s.done:
+	case <-ctx.Done():
+	}
+}
+
+// run sends reports over l until the link breaks or ctx ends.
+func (s *reports) run(ctx context.Context, l *Link) error {
+	defer close(s.done)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	pr, pw := io.Pipe()
+	r, err := request(ctx, http.MethodPost, wire.PathReports, pr)
+	if err != nil {
+		return err
+	}
+	failed := make(chan error, 1)
+	go func() {
+		resp, err := l.Do(r)
+		if err == nil {
+			err = fmt.Errorf("the control process ended the reports: %s", resp.Status)
+			_ = resp.Body.Close() // nothing in it is needed
+		}
+		_ = pr.CloseWithError(err)
+		failed <- err
+	}()
+	defer pw.Close()
+	w := bufio.NewWriterSize(pw, 64<<10)
+	enc := json.NewEncoder(w)
+	var waiting []chan struct{}
+	for {
+		var q queued
+		select {
+		case q = <-s.queue:
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+		for more := true; more; {
+			if err := enc.Encode(q.report); err != nil {
+				return fmt.Errorf("send reports: %w", err)
+			}
+			if q.flushed != nil {
+				waiting = append(waiting, q.flushed)
+			}
+			select {
+			case q = <-s.queue:
+			default:
+				more = false
+			}
+		}
+		if n := s.dropped.Swap(0); n > 0 {
+			if err := enc.Encode(wire.Report{Kind: wire.ReportLog, Time: s.clock.Now(), Stream: "system", Level: "warn", Text: fmt.Sprintf("%d log lines, traces and audit entries were dropped: guests write faster than they can be taken", n)}); err != nil {
+				return fmt.Errorf("send reports: %w", err)
+			}
+		}
+		if err := w.Flush(); err != nil {
+			return fmt.Errorf("send reports: %w", err)
+		}
+		for _, c := range waiting {
+			close(c)
+		}
+		waiting = waiting[:0]
+	}
+}
