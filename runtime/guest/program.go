@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
@@ -36,6 +37,7 @@ type Options struct {
 	Interposers []hostcall.Interposer
 	// PerSandbox, if set, gives further interposers for one sandbox, after the shared ones.
 	PerSandbox func() []hostcall.Interposer
+	Clock      clock.Clock // nil means the system clock
 }
 
 // The defaults of Options, as a manifest's.
@@ -156,6 +158,9 @@ func New(opts Options) (*Program, error) {
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
+	}
+	if o.Clock == nil {
+		o.Clock = clock.System
 	}
 	if o.Services == nil {
 		o.Services = nothing{}

@@ -3,31 +3,146 @@ package guest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
+	"sync/atomic"
+
+	"github.com/ripstop-vm/ripstop/runtime"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
 
 // Sandbox is one process VM of a Program, ready for a request. It is used by one goroutine at a time; Close may come
 // from any, once nobody serves with it.
 type Sandbox struct {
 	program *Program
+	vm      *runtime.Sandbox
+	state   *state
+	out     *lineWriter
+	err     *lineWriter
+	used    bool // cannot serve again
+	closed  atomic.Bool
+
+	// of a task
+	handle  *runtime.Function
+	buffer  uint32 // address of its request buffer
+	room    uint32 // and its capacity
+	scratch []byte
+	stack   [1]uint64
 }
 
 // NewSandbox makes a sandbox and gets it ready: a task is initialised, a command waits at its start. ctx bounds it. While
 // a sandbox starts, guests have no invocation: secret, fetch and the other long calls answer EAGAIN.
 func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
-	return nil, errors.ErrUnsupported
+	s := &Sandbox{program: p, state: &state{program: p}}
+	log := &s.state.log
+	log.services, log.most = p.opts.Services, uint64(p.opts.LogBytes)
+	log.begin(ctx)
+	s.out = &lineWriter{log: log, stream: "stdout", level: "info"}
+	s.err = &lineWriter{log: log, stream: "stderr", level: "info"}
+	w := wasi.Options{
+		Args: append([]string{p.opts.Job}, p.opts.Args...), Env: p.env, Stdout: s.out, Stderr: s.err, MaxFiles: p.opts.Descriptors,
+	}
+	for _, d := range p.dirs {
+		w.Preopens = append(w.Preopens, wasi.Preopen{Guest: d.file.Guest, Host: d.host, ReadOnly: d.file.Access != "rw", Except: d.file.Except})
+	}
+	sys, err := wasi.New(w)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox of %s: %w", p.opts.Job, err)
+	}
+	s.state.system = sys
+	interposers := p.opts.Interposers
+	if p.opts.PerSandbox != nil {
+		interposers = append(slices.Clone(interposers), p.opts.PerSandbox()...)
+	}
+	s.vm, err = p.opts.Module.NewSandbox(ctx, runtime.SandboxOptions{
+		MemoryPages: p.opts.MemoryPages, Interposers: interposers,
+		Bind: []hostcall.Binding{{Library: wasi.Library(), State: sys}, {Library: taskLibrary, State: s.state}},
+	})
+	if err != nil {
+		return nil, errors.Join(err, sys.Close())
+	}
+	s.limit()
+	if p.kind == Task {
+		err = s.initialize(ctx)
+	}
+	s.out.flush()
+	s.err.flush()
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
-// Serve hands r to the guest and its answer to w, and returns when the guest is done. info is what else the guest
-// learns. The guest is ended when ctx ends, which the caller sees to: at the deadline, and when the client leaves. The error is the guest's failure: *runtime.Trap, *runtime.LimitError, *runtime.ExitError,
-// *runtime.StopError, *BadResponseError, a context's error; or ours, hostcall.ErrHost. Unless Result.HeadSent, nothing
-// went to w and the caller answers the client; after it, the caller should break the connection
-// (panic(http.ErrAbortHandler)).
+// limit starts the count of host calls of an invocation.
+func (s *Sandbox) limit() {
+	most := uint64(s.program.opts.HostCalls)
+	s.vm.Door().Limit(most, &runtime.LimitError{Limit: "host calls", Used: most + 1, Max: most})
+}
+
+// Serve hands r to the guest and its answer to w, and returns when the guest is done and nobody uses r or w any more.
+// info is what else the guest learns. The guest is ended when ctx ends, which the caller sees to: at the deadline, and
+// when the client leaves. The error is the guest's failure: *runtime.Trap, *runtime.LimitError (of the limit "request"
+// when the client asked for too much), *runtime.ExitError, *runtime.StopError, *BadResponseError, a context's error; or
+// nobody's, ErrClientGone; or ours, hostcall.ErrHost or ErrUsed. Unless Result.HeadSent, nothing went to w and the caller
+// answers the client; after it, the caller should break the connection (panic(http.ErrAbortHandler)).
 //
 // A sandbox whose Result says Reusable may serve again; any other has to be closed.
 func (s *Sandbox) Serve(ctx context.Context, w http.ResponseWriter, r *http.Request, info ServeInfo) (Result, error) {
-	return Result{}, errors.ErrUnsupported
+	if s.used || s.closed.Load() {
+		return Result{}, ErrUsed
+	}
+	s.used = true
+	o := &s.program.opts
+	if r.ContentLength > o.RequestBytes {
+		s.used = false
+		return Result{Reusable: true}, &runtime.LimitError{Limit: "request", Used: uint64(r.ContentLength), Max: uint64(o.RequestBytes)}
+	}
+	if info.RemoteAddr == "" {
+		info.RemoteAddr = r.RemoteAddr
+	}
+	if info.Scheme == "" {
+		info.Scheme = "http"
+	}
+	inv := newInvocation(ctx, &info, r.Header)
+	inv.responder = &responder{w: w, control: http.NewResponseController(w), most: uint64(o.ResponseBytes)}
+	s.state.inv = inv
+	s.state.log.begin(inv.ctx)
+	s.limit()
+	stop := unblock(ctx, inv.responder.control)
+	var err error
+	if s.program.kind == Task {
+		err = s.serveTask(inv, r, &info)
+	} else {
+		err = s.serveCommand(inv, r, &info)
+	}
+	stop()
+	s.state.inv = nil
+	s.out.flush()
+	s.err.flush()
+	log, resp := &s.state.log, inv.responder
+	res := Result{
+		HeadSent: resp.sent, Status: resp.status, Response: resp.bytes, LogBytes: log.used, LogDropped: log.dropped,
+		HostCalls: s.vm.Door().Made(),
+	}
+	if !resp.sent {
+		res.Status = 0
+	}
+	res.Reusable = s.program.kind == Task && (err == nil || errors.Is(err, ErrClientGone)) && ctx.Err() == nil
+	s.used = !res.Reusable
+	log.ctx = nil
+	return res, err
 }
 
 // Close ends the sandbox and all that it held open. It may be called twice.
-func (s *Sandbox) Close() error { return nil }
+func (s *Sandbox) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	var err error
+	if s.vm != nil {
+		err = s.vm.Close()
+	}
+	return errors.Join(err, s.state.system.Close())
+}

@@ -1,0 +1,323 @@
+package guest
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/ripstop-vm/ripstop/runtime"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+)
+
+// serveCommand runs the guest from its start, with the request as its environment and standard input.
+func (s *Sandbox) serveCommand(inv *invocation, r *http.Request, info *ServeInfo) error {
+	resp := inv.responder
+	if strings.ContainsRune(r.URL.Path, 0) || strings.ContainsRune(r.URL.RawQuery, 0) {
+		// No environment holds it.
+		inv.finish()
+		http.Error(resp.w, "the path holds a NUL", http.StatusBadRequest)
+		resp.sent, resp.status = true, http.StatusBadRequest
+		return nil
+	}
+	in := &cgiInput{body: r.Body, left: s.program.opts.RequestBytes, control: resp.control}
+	out := &cgiOutput{resp: resp, clock: s.program.opts.Clock}
+	_ = resp.control.EnableFullDuplex() // a program may write before it has read everything
+	err := s.state.system.Restart(cgiEnviron(s.program.env, r, info), in, out, s.err)
+	if err == nil {
+		_, err = s.vm.Call(inv.ctx, CommandStart)
+	}
+	var exit *runtime.ExitError
+	if errors.As(err, &exit) && exit.Code == 0 {
+		err = nil
+	}
+	err = callerCause(inv, err)
+	if err == nil {
+		out.finish()
+	}
+	out.stop()
+	inv.finish()
+	in.finish()
+	switch {
+	case out.failure != nil:
+		return out.failure // it was the guest's, even if a failed write ended it
+	case err != nil:
+		return err
+	case in.over && !resp.sent:
+		most := uint64(s.program.opts.RequestBytes)
+		return &runtime.LimitError{Limit: "request", Used: most + 1, Max: most}
+	}
+	return nil
+}
+
+// cgiEnviron is the meta-variables of RFC 3875, 4.1, after what the job is granted.
+func cgiEnviron(granted []string, r *http.Request, info *ServeInfo) []string {
+	env := slices.Clone(granted)
+	have := map[string]bool{}
+	for _, kv := range granted {
+		name, _, _ := strings.Cut(kv, "=")
+		have[name] = true
+	}
+	set := func(name, value string) {
+		if have[name] {
+			env = slices.DeleteFunc(env, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
+		}
+		env = append(env, name+"="+value)
+	}
+	prefix := prefixOf(r, info)
+	set("GATEWAY_INTERFACE", "CGI/1.1")
+	set("SERVER_SOFTWARE", "ripstop")
+	set("SERVER_PROTOCOL", r.Proto)
+	set("REQUEST_METHOD", r.Method)
+	set("REQUEST_URI", r.URL.RequestURI())
+	set("REQUEST_SCHEME", info.Scheme)
+	set("SCRIPT_NAME", prefix)
+	set("PATH_INFO", strings.TrimPrefix(r.URL.Path, prefix))
+	set("QUERY_STRING", r.URL.RawQuery)
+	host, port, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host, port = r.Host, "80"
+		if info.Scheme == "https" {
+			port = "443"
+		}
+	}
+	set("SERVER_NAME", host)
+	set("SERVER_PORT", port)
+	if info.Scheme == "https" {
+		set("HTTPS", "on")
+	}
+	remote, remotePort, err := net.SplitHostPort(info.RemoteAddr)
+	if err != nil {
+		remote, remotePort = info.RemoteAddr, ""
+	}
+	set("REMOTE_ADDR", remote)
+	set("REMOTE_HOST", remote)
+	if remotePort != "" {
+		set("REMOTE_PORT", remotePort)
+	}
+	if info.Invocation != "" {
+		set("UNIQUE_ID", info.Invocation)
+	}
+	if r.ContentLength > 0 {
+		set("CONTENT_LENGTH", strconv.FormatInt(r.ContentLength, 10))
+	}
+	if t := r.Header.Get("Content-Type"); t != "" && strings.IndexByte(t, 0) < 0 {
+		set("CONTENT_TYPE", t)
+	}
+	if r.Host != "" {
+		set("HTTP_HOST", r.Host)
+	}
+	h := requestHeader(r)
+	delete(h, "Content-Type")
+	names := make([]string, 0, len(h))
+	for name := range h {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		v, ok := cgiName(name)
+		if !ok || have[v] || v == "HTTP_HOST" { // a client does not change what the operator granted
+			continue
+		}
+		sep := ", "
+		if name == "Cookie" {
+			sep = "; "
+		}
+		if value := strings.Join(h[name], sep); strings.IndexByte(value, 0) < 0 {
+			env = append(env, v+"="+value)
+		}
+	}
+	return env
+}
+
+// cgiName is the variable of a header field. Names with an underscore have none: they would be taken for those with a
+// hyphen, which a proxy in front may have checked.
+func cgiName(field string) (string, bool) {
+	b := make([]byte, 0, len(field)+5)
+	b = append(b, "HTTP_"...)
+	for i := range len(field) {
+		switch c := field[i]; {
+		case c >= 'a' && c <= 'z':
+			b = append(b, c-'a'+'A')
+		case c >= 'A' && c <= 'Z' || c >= '0' && c <= '9':
+			b = append(b, c)
+		case c == '-':
+			b = append(b, '_')
+		default:
+			return "", false
+		}
+	}
+	if s := string(b); s != "HTTP_PROXY" && s != "HTTP_" {
+		return s, true
+	}
+	return "", false
+}
+
+// cgiInput is the request's body as standard input. A read may be under way when the guest is done; finish ends it.
+type cgiInput struct {
+	body    io.ReadCloser
+	control *http.ResponseController
+
+	mu   sync.Mutex // held while reading
+	left int64
+	over bool
+
+	state   sync.Mutex
+	reading bool
+	ended   bool
+}
+
+// Read implements io.Reader.
+func (in *cgiInput) Read(p []byte) (int, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.state.Lock()
+	ended := in.ended
+	in.reading = !ended
+	in.state.Unlock()
+	if ended || in.body == nil {
+		return 0, io.EOF
+	}
+	n, err := in.body.Read(p)
+	in.state.Lock()
+	in.reading = false
+	in.state.Unlock()
+	if in.left -= int64(n); in.left < 0 {
+		in.over = true
+		return 0, errTooLong
+	}
+	if err != nil && err != io.EOF {
+		err = errnoOr(err, hostcall.ECONNRESET)
+	}
+	return n, err
+}
+
+// finish waits until nobody reads the body, and has nobody begin.
+func (in *cgiInput) finish() {
+	in.state.Lock()
+	in.ended = true
+	reading := in.reading
+	in.state.Unlock()
+	if reading {
+		if err := in.control.SetReadDeadline(past); err != nil {
+			_ = in.body.Close() // no connection, as in tests
+		}
+	}
+	in.mu.Lock() // the read is over
+	defer in.mu.Unlock()
+	if reading {
+		_ = in.control.SetReadDeadline(noDeadline)
+	}
+}
+
+// cgiLatency is how long output waits for more of it before it is sent.
+const cgiLatency = 10 * time.Millisecond
+
+// cgiOutput is standard output as a response: a header is read first, the rest goes to the client as it comes.
+type cgiOutput struct {
+	resp  *responder
+	clock clock.Clock
+
+	mu      sync.Mutex
+	parse   cgiParser
+	used    uint64
+	failure error
+	timer   clock.Timer // armed while something waits to be sent
+	stopped bool
+}
+
+// Write implements io.Writer. It waits for a slow client.
+func (o *cgiOutput) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.failure != nil {
+		return 0, hostcall.EPIPE
+	}
+	rest := p
+	if !o.parse.done {
+		rest = o.parse.write(p)
+		if !o.parse.done {
+			return len(p), nil
+		}
+		if !o.begin() {
+			return 0, hostcall.EPIPE
+		}
+	}
+	if !o.body(rest) {
+		return 0, hostcall.EPIPE
+	}
+	return len(p), nil
+}
+
+// begin sends the head.
+func (o *cgiOutput) begin() bool {
+	status, h, body, err := o.parse.head()
+	if err != nil {
+		o.failure = &BadResponseError{What: err.Error()}
+		return false
+	}
+	if o.used = headerSize(h); o.used > o.resp.most {
+		o.failure = &runtime.LimitError{Limit: "response", Used: o.used, Max: o.resp.most}
+		return false
+	}
+	o.resp.started = true
+	o.resp.head(status, h)
+	o.resp.sent = true
+	o.resp.w.WriteHeader(status)
+	return o.body(body)
+}
+
+func (o *cgiOutput) body(p []byte) bool {
+	if len(p) == 0 {
+		return true
+	}
+	if o.used += uint64(len(p)); o.used > o.resp.most {
+		o.failure = &runtime.LimitError{Limit: "response", Used: o.used, Max: o.resp.most}
+		return false
+	}
+	n, err := o.resp.w.Write(p)
+	o.resp.bytes += uint64(n)
+	if err != nil && !errors.Is(err, http.ErrBodyNotAllowed) {
+		o.failure = ErrClientGone
+		return false
+	}
+	if o.timer == nil && !o.stopped {
+		o.timer = o.clock.AfterFunc(cgiLatency, o.flush)
+	}
+	return true
+}
+
+func (o *cgiOutput) flush() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.timer = nil
+	if !o.stopped {
+		_ = o.resp.control.Flush() // a client that is gone shows at the next write
+	}
+}
+
+// finish takes the guest's end as the end of its output.
+func (o *cgiOutput) finish() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.parse.done && o.failure == nil {
+		o.parse.finish()
+		o.begin()
+	}
+}
+
+// stop lets nobody use the response from now on.
+func (o *cgiOutput) stop() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.stopped = true
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+}
