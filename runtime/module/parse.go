@@ -87,6 +87,9 @@ func Sections(wasm []byte) ([]Section, error) {
 		id := SectionID(r.byte())
 		size := r.u32()
 		s := Section{ID: id, Offset: r.at()}
+		if r.err != nil {
+			return nil, r.err
+		}
 		if s.Content = r.take(size); r.err != nil {
 			r.err.Msg = "the " + id.String() + " section is longer than the file: it is truncated"
 			return nil, r.err
@@ -148,6 +151,9 @@ func Parse(wasm []byte, b Bounds) (*Module, error) {
 	}
 	for _, s := range sections {
 		p.reader = reader{b: s.Content, base: s.Offset, what: s.ID.String() + " section"}
+		if s.ID == SectionCode {
+			p.what = "code"
+		}
 		p.section(s.ID)
 		if p.err == nil && p.left() > 0 && s.ID != SectionCustom {
 			p.fail(p.at(), "%d bytes too many", p.left())
