@@ -10,6 +10,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/ripstop-vm/ripstop/broker"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/manifest"
 )
@@ -17,6 +18,7 @@ import (
 // Job is what a user deployed.
 type Job struct {
 	Schema      int       `json:"schema"`
+	ID          string    `json:"id"` // stays with it from the first deploy to its removal
 	Name        string    `json:"name"`
 	Entitlement string    `json:"entitlement"`
 	Current     uint64    `json:"current"` // the version that is served
@@ -41,8 +43,8 @@ type Version struct {
 
 // Errors that callers branch on.
 var (
-	ErrNotFound = errors.New("not found")
-	ErrConflict = errors.New("changed by someone else at the same time")
+	ErrNotFound = broker.ErrNotFound
+	ErrConflict = broker.ErrConflict
 	ErrDenied   = errors.New("not allowed")
 )
 

@@ -1,28 +1,31 @@
 package control
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/ripstop-vm/ripstop/broker"
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
-	"github.com/ripstop-vm/ripstop/manifest"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
 
 // Options configures a Store. DataDir is required.
 type Options struct {
-	DataDir      string        // where secret.key is, or is made (mode 0600)
-	MaxModule    int64         // bytes of an upload; 0 means 64 MiB
-	KeepVersions int           // of a job, the current one aside; 0 means 20
-	KeepAudit    int           // entries of the audit log; 0 means 10,000
-	Grace        time.Duration // how long a blob that nothing refers to is kept; 0 means one hour
-	Quota        int64         // bytes of a bucket; 0 means broker.DefaultQuota
-	// CheckManifest fills in what a manifest leaves open for a module of kind and refuses what cannot work, as a
-	// *wire.Problem or an error to show to the user. nil means that names and routes alone are checked.
-	CheckManifest func(m *manifest.Manifest, job, kind string) error
-	Clock         clock.Clock  // nil means the system clock
-	Log           *slog.Logger // nil means slog.Default()
+	DataDir      string          // where secret.key is, or is made (mode 0600)
+	MaxModule    int64           // bytes of an upload; 0 means 64 MiB
+	KeepVersions int             // of a job, the current one aside; 0 means 20
+	KeepAudit    int             // entries of the audit log; 0 means 10,000
+	Grace        time.Duration   // how long a blob that nothing refers to is kept; 0 means one hour
+	Quota        int64           // bytes of a bucket; 0 means broker.DefaultQuota
+	Table        *hostcall.Table // what rules are compiled against; nil leaves rules unchecked
+	Clock        clock.Clock     // nil means the system clock
+	Log          *slog.Logger    // nil means slog.Default()
 }
 
 // Store is what users change. Its methods are safe for concurrent use. Errors that are the caller's to fix have a
@@ -33,6 +36,13 @@ type Store struct {
 	buckets broker.Buckets
 	runner  Runner
 	opts    Options
+	vault   *vault
+	jobs    keyedLocks
+	denied  *limiter
+
+	mu      sync.Mutex
+	entries int    // in the audit log, about
+	mark    string // of the records' revisions, once known
 }
 
 // Change says how the assignments changed. Reset asks the reader to forget all it knew and to take All instead. Else, an
@@ -113,4 +123,48 @@ type AuditFilter struct {
 	Job, Kind, By string
 	Since, Until  time.Time // Since is included, Until is not
 	Limit         int       // the newest so many; 0 means 1000
+}
+
+// schema is the version of the documents that the store writes.
+const schema = 1
+
+// entitlement is the one that every job belongs to.
+const entitlement = "default"
+
+// New makes a Store. It reads or makes DataDir/secret.key, and fails if the key is gone while secrets are there.
+func New(records broker.Records, blobs broker.Blobs, buckets broker.Buckets, runner Runner, opts Options) (*Store, error) {
+	if opts.DataDir == "" {
+		return nil, errors.New("open control: no data folder")
+	}
+	if opts.MaxModule < 0 || opts.KeepVersions < 0 || opts.KeepAudit < 0 || opts.Grace < 0 || opts.Quota < 0 {
+		return nil, errors.New("open control: a negative option")
+	}
+	setDefault(&opts.MaxModule, 64<<20)
+	setDefault(&opts.KeepVersions, 20)
+	setDefault(&opts.KeepAudit, 10_000)
+	setDefault(&opts.Grace, time.Hour)
+	setDefault(&opts.Quota, broker.DefaultQuota)
+	setDefault(&opts.Clock, clock.System)
+	setDefault(&opts.Log, slog.Default())
+	s := &Store{records: records, blobs: blobs, buckets: buckets, runner: runner, opts: opts, denied: newLimiter()}
+	ctx := context.Background() // local reads; nothing to cancel them for
+	stored, _, err := records.List(ctx, broker.Range{Prefix: secretsPrefix, Limit: 1})
+	if err != nil {
+		return nil, fmt.Errorf("open control: %w", err)
+	}
+	if s.vault, err = openVault(filepath.Join(opts.DataDir, "secret.key"), len(stored) == 0); err != nil {
+		return nil, fmt.Errorf("open control: %w", err)
+	}
+	entries, at, err := records.List(ctx, broker.Range{Prefix: auditPrefix})
+	if err != nil {
+		return nil, fmt.Errorf("open control: %w", err)
+	}
+	s.entries, s.mark = len(entries), at.Mark
+	return s, nil
+}
+
+func setDefault[T comparable](field *T, value T) {
+	if zero := *new(T); *field == zero {
+		*field = value
+	}
 }

@@ -1,0 +1,57 @@
+package control
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/ripstop-vm/ripstop/broker"
+	"github.com/ripstop-vm/ripstop/manifest"
+)
+
+// Keys of the records. Job names are DNS labels, so that '/' ends them.
+const (
+	jobsPrefix     = "jobs/" + entitlement + "/"     // + job
+	versionsPrefix = "versions/" + entitlement + "/" // + job/number
+	routesPrefix   = "routes/"                       // + host (or nothing), path
+	secretsPrefix  = "secrets/" + entitlement + "/"  // + job/name
+	tokensPrefix   = "tokens/"                       // + SHA-256 of the secret
+	namesPrefix    = "token-names/"                  // + name: the key of its token
+	auditPrefix    = "audit/"                        // + ID
+)
+
+func jobKey(job string) string                 { return jobsPrefix + job }
+func versionsOf(job string) string             { return versionsPrefix + job + "/" }
+func versionKey(job string, n uint64) string   { return fmt.Sprintf("%s%020d", versionsOf(job), n) }
+func secretsOf(job string) string              { return secretsPrefix + job + "/" }
+func secretKey(job, name string) string        { return secretsOf(job) + name }
+func routeKey(r manifest.Route) string         { return routesPrefix + r.Host + r.Path }
+func bucketName(job Job, bucket string) string { return entitlement + "/" + job.ID + "/" + bucket }
+
+// put makes a write of a document.
+func put(key string, doc any) (broker.Write, error) {
+	b, err := json.Marshal(doc)
+	if err != nil {
+		return broker.Write{}, fmt.Errorf("write record %s: %w", key, err)
+	}
+	return broker.Write{Key: key, Value: b}, nil
+}
+
+func remove(key string) broker.Write { return broker.Write{Key: key, Delete: true} }
+
+// decode reads a document, and refuses one that a newer program wrote.
+func decode[T any](r broker.Record) (T, error) {
+	var head struct {
+		Schema int `json:"schema"`
+	}
+	var doc T
+	if err := json.Unmarshal(r.Value, &head); err != nil {
+		return doc, fmt.Errorf("read record %s: %w", r.Key, err)
+	}
+	if head.Schema > schema {
+		return doc, fmt.Errorf("read record %s: schema %d: %w", r.Key, head.Schema, broker.ErrNewer)
+	}
+	if err := json.Unmarshal(r.Value, &doc); err != nil {
+		return doc, fmt.Errorf("read record %s: %w", r.Key, err)
+	}
+	return doc, nil
+}
