@@ -1,0 +1,619 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	goruntime "runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/manifest"
+	"github.com/ripstop-vm/ripstop/runtime"
+	"github.com/ripstop-vm/ripstop/runtime/guest"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/module"
+	"github.com/ripstop-vm/ripstop/runtime/policy"
+)
+
+// Recorder takes note of what tasks do. Its methods do not wait.
+type Recorder interface {
+	// Invocation is one that ended. outcome is "ok", "error" (the guest's failure), "timeout", "rejected" (no slot, no
+	// task), "cancelled" (the client left) or "fault" (ours).
+	Invocation(ctx context.Context, job, outcome string, cold bool, took time.Duration, hostCalls uint64)
+	// Start is a sandbox that was made.
+	Start(job string, took time.Duration)
+	// Inflight says that invocations of a job began (1) or ended (-1).
+	Inflight(job string, change int64)
+	// Metric is what a guest measured: kind is "counter", "gauge" or "histogram".
+	Metric(job, kind, name string, value float64)
+}
+
+// Options configures an Agent. Link is required.
+type Options struct {
+	Link     *Link
+	CacheDir string            // compiled code, kept between runs; empty for nowhere
+	Volumes  map[string]string // what file grants' sources stand for: name → directory
+	// Routes is told of every change of what is to be served: the routes of all jobs.
+	Routes   func(map[string][]manifest.Route)
+	Recorder Recorder      // nil: nobody takes note
+	Tracer   trace.Tracer  // nil: invocations are no spans
+	Compiles int           // modules compiled at once; 0 means 2
+	Pool     int           // sandboxes made ahead for one job; 0 means 4
+	Ahead    int           // sandboxes made ahead for all jobs; 0 means 128
+	Idle     time.Duration // a job unused for so long keeps none ahead; 0 means one minute
+	Clock    clock.Clock   // nil means the system clock
+	Log      *slog.Logger  // nil means slog.Default()
+}
+
+// Agent runs tasks. Its methods are safe for concurrent use.
+type Agent struct {
+	opts       Options
+	runtime    *runtime.Runtime
+	reports    *reports
+	compiles   chan struct{}
+	makers     chan struct{}
+	ahead      atomic.Int64
+	background sync.WaitGroup
+	life       context.Context // ends with Run, and so do sandboxes being made ahead
+	end        context.CancelFunc
+	synced     chan struct{}
+	drain      chan struct{}
+	inflight   sync.WaitGroup
+
+	mu       sync.RWMutex
+	jobs     map[string]*job
+	prepared map[string]*task // by order id
+	modules  map[string]*loadedModule
+	draining bool
+}
+
+// job is what is served under a name.
+type job struct {
+	wanted   wire.Assignment
+	manifest *manifest.Manifest // of wanted, or of the task if it is not ready
+	task     *task              // nil while the first one starts
+	ready    chan struct{}      // closed when the first task is there, or could not be made
+	failure  *wire.Problem
+	follow   *following
+	running  *running
+}
+
+// moduleCode is a compiled module.
+type moduleCode interface{ Close() error }
+
+// Open makes an Agent with nothing to serve.
+func Open(ctx context.Context, opts Options) (*Agent, error) {
+	if opts.Link == nil {
+		return nil, errors.New("open agent: there is no link")
+	}
+	if opts.Clock == nil {
+		opts.Clock = clock.System
+	}
+	if opts.Log == nil {
+		opts.Log = slog.Default()
+	}
+	if opts.Recorder == nil {
+		opts.Recorder = nobody{}
+	}
+	if opts.Tracer == nil {
+		opts.Tracer = noop.NewTracerProvider().Tracer("")
+	}
+	if opts.Routes == nil {
+		opts.Routes = func(map[string][]manifest.Route) {}
+	}
+	opts.Compiles = orDefault(opts.Compiles, 2)
+	opts.Pool = orDefault(opts.Pool, 4)
+	opts.Ahead = orDefault(opts.Ahead, 128)
+	if opts.Idle <= 0 {
+		opts.Idle = time.Minute
+	}
+	rt, err := runtime.Open(ctx, runtime.Options{Libraries: guest.Libraries(), CacheDir: opts.CacheDir})
+	if err != nil {
+		return nil, fmt.Errorf("open agent: %w", err)
+	}
+	a := &Agent{
+		opts: opts, runtime: rt, reports: newReports(opts.Clock),
+		compiles: make(chan struct{}, opts.Compiles), makers: make(chan struct{}, goruntime.GOMAXPROCS(0)),
+		synced: make(chan struct{}), drain: make(chan struct{}),
+		jobs: map[string]*job{}, prepared: map[string]*task{}, modules: map[string]*loadedModule{},
+	}
+	a.life, a.end = context.WithCancel(context.WithoutCancel(ctx))
+	return a, nil
+}
+
+func orDefault(n, def int) int {
+	if n <= 0 {
+		return def
+	}
+	return n
+}
+
+type nobody struct{}
+
+func (nobody) Invocation(context.Context, string, string, bool, time.Duration, uint64) {}
+func (nobody) Start(string, time.Duration)                                             {}
+func (nobody) Inflight(string, int64)                                                  {}
+func (nobody) Metric(string, string, string, float64)                                  {}
+
+// Synced is closed once all that was assigned when the agent started is known, whether or not it is ready.
+func (a *Agent) Synced() <-chan struct{} { return a.synced }
+
+// Draining is closed when the control process asks to end.
+func (a *Agent) Draining() <-chan struct{} { return a.drain }
+
+// Run follows orders until the link breaks or ctx ends, and ends all tasks. It fails when the link broke.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	failed := make(chan error, 2)
+	orders := make(chan effect, 1024)
+	wg.Go(func() { failed <- a.reports.run(ctx, a.opts.Link); cancel() })
+	wg.Go(func() {
+		defer close(orders)
+		failed <- a.opts.Link.Orders(ctx, func(o wire.Order) { a.order(ctx, o, orders) })
+		cancel()
+	})
+	wg.Go(func() { a.confirm(orders) })
+	wg.Go(func() { a.tidy(ctx) })
+	<-ctx.Done()
+	wg.Wait()
+	a.end()
+	a.background.Wait()
+	err := <-failed
+	if errors.Is(err, context.Canceled) || err == nil {
+		err = nil
+		if other := <-failed; other != nil && !errors.Is(other, context.Canceled) {
+			err = other
+		}
+	}
+	return err
+}
+
+// Wait returns when no invocation is under way, or ctx ended.
+func (a *Agent) Wait(ctx context.Context) {
+	a.mu.Lock()
+	a.draining = true
+	a.mu.Unlock()
+	done := make(chan struct{})
+	go func() { a.inflight.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// Close ends the runtime, and with it all sandboxes. Run has to have returned.
+func (a *Agent) Close() error {
+	a.end()
+	a.background.Wait()
+	a.mu.Lock()
+	var tasks []*task
+	for _, j := range a.jobs {
+		if j.task != nil {
+			tasks = append(tasks, j.task)
+		}
+	}
+	for _, t := range a.prepared {
+		tasks = append(tasks, t)
+	}
+	a.jobs, a.prepared = map[string]*job{}, map[string]*task{}
+	a.mu.Unlock()
+	for _, t := range tasks {
+		t.retire()
+	}
+	return a.runtime.Close()
+}
+
+// effect is an order whose end the control process may wait for.
+type effect struct {
+	revision uint64
+	done     <-chan struct{}
+}
+
+// confirm reports revisions as applied, in order, once all orders up to them have taken effect.
+func (a *Agent) confirm(effects <-chan effect) {
+	for e := range effects {
+		select {
+		case <-e.done:
+		case <-a.life.Done():
+			continue
+		}
+		if e.revision > 0 {
+			a.reports.must(wire.Report{Kind: wire.ReportApplied, Revision: e.revision})
+		}
+	}
+}
+
+var closedChannel = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// order does what an order says. What takes long goes on in the background.
+func (a *Agent) order(ctx context.Context, o wire.Order, effects chan<- effect) {
+	var done <-chan struct{} = closedChannel
+	switch o.Kind {
+	case wire.OrderAssign:
+		if o.Assignment != nil {
+			done = a.assign(*o.Assignment)
+		}
+	case wire.OrderRemove:
+		a.remove(o.Job)
+	case wire.OrderSynced:
+		select {
+		case <-a.synced:
+		default:
+			close(a.synced)
+			a.reports.must(wire.Report{Kind: wire.ReportReady, PID: os.Getpid()})
+		}
+	case wire.OrderPrepare:
+		if o.Assignment != nil {
+			a.prepare(o.ID, *o.Assignment)
+		}
+		return
+	case wire.OrderDiscard:
+		a.mu.Lock()
+		t := a.prepared[o.ID]
+		delete(a.prepared, o.ID)
+		a.mu.Unlock()
+		if t != nil {
+			t.retire()
+		}
+		return
+	case wire.OrderFollow, wire.OrderIgnore:
+		a.setFollow(o.Job, o.Kind == wire.OrderFollow)
+		return
+	case wire.OrderDrain:
+		select {
+		case <-a.drain:
+		default:
+			close(a.drain)
+		}
+		return
+	default:
+		a.opts.Log.Warn("unknown order", "kind", o.Kind)
+		return
+	}
+	select {
+	case effects <- effect{o.Revision, done}:
+	case <-ctx.Done():
+	}
+}
+
+// prepare builds a task in the background and keeps it under an order's id.
+func (a *Agent) prepare(id string, as wire.Assignment) {
+	a.background.Go(func() {
+		t, err := a.build(as)
+		r := wire.Report{Kind: wire.ReportPrepared, ID: id, Job: as.Job, Version: as.Version}
+		if err != nil {
+			r.Problem = startProblem(err)
+		} else {
+			a.mu.Lock()
+			a.prepared[id] = t
+			a.mu.Unlock()
+		}
+		a.reports.must(r)
+	})
+}
+
+// startProblem is why a version cannot be served.
+func startProblem(err error) *wire.Problem {
+	var p *wire.Problem
+	if errors.As(err, &p) {
+		return p
+	}
+	var bad *module.Error
+	if errors.As(err, &bad) {
+		return &wire.Problem{Code: "module-invalid", Status: http.StatusUnprocessableEntity, Title: "The module was refused", Detail: bad.Error()}
+	}
+	if errors.Is(err, errStart) || errors.Is(err, context.DeadlineExceeded) {
+		return &wire.Problem{Code: "start-timeout", Status: http.StatusUnprocessableEntity, Title: "The module did not start in time",
+			Detail: "a first sandbox did not start within limits.start: do less before the first request, or raise the limit"}
+	}
+	detail := err.Error()
+	var trap *runtime.Trap
+	if errors.As(err, &trap) {
+		detail = trap.Backtrace()
+	}
+	return &wire.Problem{Code: "start-failed", Status: http.StatusUnprocessableEntity, Title: "The module could not be started", Detail: detail}
+}
+
+// assign serves as from now on, in place of the job's earlier version. The channel is closed when that is so, or when
+// it turned out that it cannot be.
+func (a *Agent) assign(as wire.Assignment) <-chan struct{} {
+	a.mu.Lock()
+	var t *task
+	for id, p := range a.prepared {
+		if p.assigned.Job == as.Job && p.assigned.Version == as.Version && p.assigned.Module == as.Module && bytes.Equal(p.assigned.Manifest, as.Manifest) {
+			t = p
+			delete(a.prepared, id)
+			break
+		}
+	}
+	j := a.jobLocked(as.Job)
+	if j.task != nil && t == nil && sameAssignment(j.task.assigned, as) {
+		j.wanted = as
+		a.mu.Unlock()
+		return closedChannel
+	}
+	j.wanted = as
+	if t != nil {
+		old := a.installLocked(j, t)
+		a.mu.Unlock()
+		a.publish()
+		if old != nil {
+			old.retire()
+		}
+		return closedChannel
+	}
+	if j.task == nil {
+		if m, err := manifest.ParseJSON(as.Manifest); err == nil {
+			j.manifest = m
+		}
+	}
+	a.mu.Unlock()
+	a.publish()
+	done := make(chan struct{})
+	a.background.Go(func() {
+		defer close(done)
+		t, err := a.build(as)
+		a.mu.Lock()
+		still := a.jobs[as.Job] == j && sameAssignment(j.wanted, as)
+		if err != nil {
+			if still {
+				j.failure = startProblem(err)
+				j.open()
+			}
+			a.mu.Unlock()
+			a.opts.Log.Error("start task", "job", as.Job, "version", as.Version, "error", err)
+			a.system(as.Job, as.Version, "", "error", "version cannot be served: "+err.Error())
+			return
+		}
+		if !still {
+			a.mu.Unlock()
+			t.retire()
+			return
+		}
+		old := a.installLocked(j, t)
+		a.mu.Unlock()
+		a.publish()
+		if old != nil {
+			old.retire()
+		}
+	})
+	return done
+}
+
+func sameAssignment(x, y wire.Assignment) bool {
+	return x.Version == y.Version && x.Module == y.Module && bytes.Equal(x.Manifest, y.Manifest)
+}
+
+func (a *Agent) jobLocked(name string) *job {
+	j := a.jobs[name]
+	if j == nil {
+		j = &job{ready: make(chan struct{}), follow: &following{}, running: &running{}}
+		a.jobs[name] = j
+	}
+	return j
+}
+
+func (j *job) open() {
+	select {
+	case <-j.ready:
+	default:
+		close(j.ready)
+	}
+}
+
+// installLocked makes t what is served, and answers what was.
+func (a *Agent) installLocked(j *job, t *task) *task {
+	old := j.task
+	if t.follow != j.follow { // prepared before the job was known, or for a job that was removed
+		t.follow.on.Store(j.follow.on.Load())
+		j.follow = t.follow
+	}
+	j.task, j.manifest, j.failure = t, t.manifest, nil
+	j.open()
+	return old
+}
+
+func (a *Agent) remove(name string) {
+	a.mu.Lock()
+	j := a.jobs[name]
+	delete(a.jobs, name)
+	a.mu.Unlock()
+	if j == nil {
+		return
+	}
+	a.mu.Lock()
+	j.open()
+	t := j.task
+	a.mu.Unlock()
+	a.publish()
+	if t != nil {
+		t.retire()
+	}
+}
+
+// publish tells what is to be served where.
+func (a *Agent) publish() {
+	a.mu.RLock()
+	routes := make(map[string][]manifest.Route, len(a.jobs))
+	for name, j := range a.jobs {
+		if j.manifest != nil {
+			routes[name] = j.manifest.Routes
+		}
+	}
+	a.mu.RUnlock()
+	a.opts.Routes(routes)
+}
+
+// build loads an assignment's module and starts a first sandbox.
+func (a *Agent) build(as wire.Assignment) (*task, error) {
+	ctx := a.life
+	m, err := manifest.ParseJSON(as.Manifest)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	m.Fill(as.Job)
+	mod, code, err := a.load(ctx, as.Module)
+	if err != nil {
+		return nil, err
+	}
+	t, err := a.newTask(as, m, mod, code)
+	if err != nil {
+		mod.release()
+		return nil, err
+	}
+	first, err := t.make(ctx)
+	if err != nil {
+		t.retire()
+		return nil, fmt.Errorf("start a sandbox: %w", err)
+	}
+	t.mu.Lock()
+	t.ready = append(t.ready, first)
+	t.used = a.opts.Clock.Now()
+	t.mu.Unlock()
+	a.ahead.Add(1)
+	t.fill()
+	return t, nil
+}
+
+func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedModule, code *runtime.Module) (*task, error) {
+	grants, err := policy.Grant(m.Capabilities)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := policy.Compile(m.Policy, a.runtime.Table())
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	follow := &following{}
+	if j := a.jobs[as.Job]; j != nil {
+		follow = j.follow
+	}
+	a.mu.Unlock()
+	t := &task{agent: a, assigned: as, manifest: m, limits: m.Limits, module: mod, audits: newBucket(a.opts.Clock, 20, 10), follow: follow, size: min(a.opts.Pool, m.Limits.Concurrency)}
+	interposers := []hostcall.Interposer{&refusals{task: t}}
+	if len(m.Policy) > 0 {
+		interposers = append(interposers, rules.With(policy.Options{OnDenied: t.denied}))
+	}
+	t.program, err = guest.New(guest.Options{
+		Module: code, Kind: guest.Kind(m.Kind), Job: as.Job, Args: m.Args, Grants: grants, Source: guest.Volumes(a.opts.Volumes),
+		MemoryPages: m.Limits.MemoryPages(), Descriptors: m.Limits.Files,
+		RequestBytes: int64(m.Limits.Request), ResponseBytes: int64(m.Limits.Response), LogBytes: int64(m.Limits.Log), HostCalls: int64(m.Limits.HostCalls),
+		Services: &services{task: t, link: a.opts.Link}, Interposers: interposers, PerSandbox: t.tracers,
+	})
+	if err != nil {
+		return nil, err
+	}
+	// One sandbox that keeps its state serves one request at a time.
+	t.keep = m.Isolation == "task" && t.program.Kind() == guest.Task
+	n := m.Limits.Concurrency
+	if t.keep {
+		n, t.size = 1, 1
+	}
+	t.slots = newSlots(n, m.Limits.Queue)
+	return t, nil
+}
+
+// load compiles a module, or waits for whoever does, and makes the caller one of its users.
+func (a *Agent) load(ctx context.Context, digest string) (*loadedModule, *runtime.Module, error) {
+	a.mu.Lock()
+	m := a.modules[digest]
+	first := m == nil
+	if first {
+		m = &loadedModule{agent: a, digest: digest, ready: make(chan struct{})}
+		a.modules[digest] = m
+	}
+	m.users++
+	a.mu.Unlock()
+	if first {
+		code, err := a.compile(ctx, digest)
+		if err == nil {
+			m.code = code
+		}
+		m.err = err
+		if err != nil { // the next one tries again
+			a.mu.Lock()
+			if a.modules[digest] == m {
+				delete(a.modules, digest)
+			}
+			a.mu.Unlock()
+		}
+		close(m.ready)
+	}
+	<-m.ready
+	if m.err != nil {
+		return nil, nil, m.err
+	}
+	return m, m.code.(*runtime.Module), nil
+}
+
+func (a *Agent) compile(ctx context.Context, digest string) (*runtime.Module, error) {
+	select {
+	case a.compiles <- struct{}{}:
+		defer func() { <-a.compiles }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	b, err := a.opts.Link.Module(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	code, err := a.runtime.Compile(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	if got := code.Digest().String(); got != digest {
+		_ = code.Close() // it is refused anyway
+		return nil, fmt.Errorf("module %.12s: its bytes have the digest %.12s", digest, got)
+	}
+	return code, nil
+}
+
+// tidy lets pools of idle tasks shrink, and reports jobs that left their guests, until ctx ends.
+func (a *Agent) tidy(ctx context.Context) {
+	tick := a.opts.Clock.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C():
+		}
+		before := a.opts.Clock.Now().Add(-a.opts.Idle)
+		a.mu.RLock()
+		jobs := make(map[string]*job, len(a.jobs))
+		for name, j := range a.jobs {
+			jobs[name] = j
+		}
+		a.mu.RUnlock()
+		for name, j := range jobs {
+			a.mu.RLock()
+			t := j.task
+			a.mu.RUnlock()
+			if t != nil {
+				t.shrink(before)
+			}
+			if j.running.rest() {
+				a.reports.offer(wire.Report{Kind: wire.ReportIdle, Job: name})
+			}
+		}
+	}
+}
+
+// system adds a line of ours to a job's log.
+func (a *Agent) system(job string, version uint64, invocation, level, text string) {
+	a.reports.offer(wire.Report{Kind: wire.ReportLog, Job: job, Version: version, Invocation: invocation, Stream: "system", Level: level, Text: text})
+}

@@ -1,0 +1,249 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/runtime"
+	"github.com/ripstop-vm/ripstop/runtime/guest"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+)
+
+// holdStarting is how long a request waits for a job whose first task is starting.
+const holdStarting = 5 * time.Second
+
+// running says whether the control process knows that a job is in its guests.
+type running struct {
+	mu       sync.Mutex
+	count    int
+	reported bool
+	resting  bool // count was 0 at the last look
+}
+
+// begin notes an invocation, and whether the control process has to be told.
+func (r *running) begin() (tell bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.count++
+	r.resting = false
+	tell = !r.reported
+	r.reported = true
+	return tell
+}
+
+func (r *running) endOne() {
+	r.mu.Lock()
+	r.count--
+	r.mu.Unlock()
+}
+
+// rest reports whether the job left its guests for good: it was idle at the last look and is now. Telling of every
+// invocation would double the work of short ones.
+func (r *running) rest() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.count > 0 || !r.reported {
+		return false
+	}
+	if !r.resting {
+		r.resting = true
+		return false
+	}
+	r.reported, r.resting = false, false
+	return true
+}
+
+// enter finds the job's task and makes the caller one of its users.
+func (a *Agent) enter(ctx context.Context, name string) (*task, *job, error) {
+	hold := time.Duration(0)
+	for {
+		a.mu.RLock()
+		j := a.jobs[name]
+		var t *task
+		var failure *wire.Problem
+		if j != nil {
+			t, failure = j.task, j.failure
+		}
+		draining := a.draining
+		if !draining && t != nil {
+			a.inflight.Add(1)
+		}
+		a.mu.RUnlock()
+		switch {
+		case draining:
+			return nil, nil, &wire.Problem{Code: "draining", Status: http.StatusServiceUnavailable, Title: "Shutting down", Detail: "the server is shutting down"}
+		case j == nil:
+			return nil, nil, &wire.Problem{Code: "no-route", Status: http.StatusNotFound, Title: "Not found", Detail: "no job answers at this host and path"}
+		case t != nil:
+			if t.enter() {
+				return t, j, nil
+			}
+			a.inflight.Done() // retired since we looked: the job has another task, or none
+			continue
+		case failure != nil:
+			return nil, nil, &wire.Problem{Code: "not-running", Status: http.StatusServiceUnavailable, Title: "The job is not running", Detail: "the job's current version could not be started; its log says why"}
+		}
+		if hold > 0 {
+			return nil, nil, &wire.Problem{Code: "starting", Status: http.StatusServiceUnavailable, Title: "The job is starting", Detail: "the job's first task is not ready yet; try again"}
+		}
+		hold = holdStarting
+		timer := a.opts.Clock.NewTimer(hold)
+		select {
+		case <-j.ready:
+		case <-timer.C():
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return nil, nil, context.Cause(ctx)
+		}
+	}
+}
+
+// errDeadline is the cause of an invocation's context past its deadline.
+var errDeadline = fmt.Errorf("the invocation's deadline passed: %w", context.DeadlineExceeded)
+
+// Serve has a task of the job answer r on w. sent says that a status went out. An error is a *wire.Problem to answer
+// with, a context's cause if the client left, or a defect of ours.
+func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request) (sent bool, err error) {
+	began := a.opts.Clock.Now()
+	t, j, err := a.enter(r.Context(), name)
+	if err != nil {
+		a.opts.Recorder.Invocation(r.Context(), name, "rejected", false, 0, 0)
+		return false, err
+	}
+	defer a.inflight.Done()
+	defer t.leave()
+	if max := int64(t.limits.Request); r.ContentLength > max {
+		a.opts.Recorder.Invocation(r.Context(), name, "rejected", false, 0, 0)
+		return false, tooLarge(max)
+	}
+
+	limit := time.Duration(t.limits.Time)
+	info.Deadline = began.Add(limit)
+	ctx, cancel := context.WithTimeoutCause(r.Context(), limit, errDeadline)
+	defer cancel()
+	ctx, span := a.opts.Tracer.Start(ctx, "invoke "+name, trace.WithSpanKind(trace.SpanKindInternal), trace.WithAttributes(
+		attribute.String("faas.invocation_id", info.Invocation), attribute.String("ripstop.job", name), attribute.Int64("ripstop.version", int64(t.assigned.Version))))
+	defer span.End()
+	if span.SpanContext().IsValid() {
+		propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(r.Header))
+	}
+
+	if err := t.slots.take(ctx); err != nil {
+		a.opts.Recorder.Invocation(ctx, name, "rejected", false, 0, 0)
+		if errors.Is(err, errQueueFull) {
+			return false, &wire.Problem{Code: "queue-full", Status: http.StatusTooManyRequests, Title: "Too many requests",
+				Detail: fmt.Sprintf("%d invocations run and %d wait, which is as many as the job allows", t.limits.Concurrency, max(t.limits.Queue, 0))}
+		}
+		return false, failureOf(r.Context(), err)
+	}
+	defer t.slots.give()
+	a.opts.Recorder.Inflight(name, 1)
+	defer a.opts.Recorder.Inflight(name, -1)
+	if j.running.begin() {
+		a.reports.flush(ctx, wire.Report{Kind: wire.ReportRunning, Job: name, Version: t.assigned.Version, Invocation: info.Invocation})
+	}
+	defer j.running.endOne()
+
+	var result guest.Result
+	m, cold, err := t.take(ctx)
+	if err == nil {
+		result, err = m.sandbox.Serve(ctx, w, r.WithContext(ctx), info)
+		t.back(m, err == nil && result.Reusable)
+	} else {
+		err = fmt.Errorf("start a sandbox: %w", err)
+	}
+	if result.LogDropped > 0 {
+		a.system(name, t.assigned.Version, info.Invocation, "warn", fmt.Sprintf("%d bytes of log were dropped: the limit is %d", result.LogDropped, int64(t.limits.Log)))
+	}
+	outcome := "ok"
+	answer := err
+	if err != nil {
+		span.SetStatus(codes.Error, "")
+		outcome, answer = t.judge(r.Context(), err, info.Invocation)
+	}
+	a.opts.Recorder.Invocation(ctx, name, outcome, cold, a.opts.Clock.Now().Sub(began), result.HostCalls)
+	return result.HeadSent, answer
+}
+
+func tooLarge(max int64) *wire.Problem {
+	return &wire.Problem{Code: "request-too-large", Status: http.StatusRequestEntityTooLarge, Title: "Request too large", Detail: fmt.Sprintf("the job takes request bodies of up to %d bytes", max)}
+}
+
+func badGateway(code, detail string) *wire.Problem {
+	return &wire.Problem{Code: code, Status: http.StatusBadGateway, Title: "The job failed", Detail: detail + "; its log has more under the invocation's id"}
+}
+
+var deadlineProblem = &wire.Problem{Code: "deadline", Status: http.StatusGatewayTimeout, Title: "Deadline passed", Detail: "the job did not answer within its time limit"}
+
+// failureOf is a wait that ended early: the client left, or the deadline passed.
+func failureOf(client context.Context, err error) error {
+	if client.Err() != nil {
+		return context.Cause(client)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return deadlineProblem
+	}
+	return err
+}
+
+// judge tells how an invocation failed: what the client is told, and what the job's log says.
+func (t *task) judge(client context.Context, err error, invocation string) (outcome string, answer error) {
+	log := func(text string) { t.agent.system(t.assigned.Job, t.assigned.Version, invocation, "error", text) }
+	var (
+		trap  *runtime.Trap
+		limit *runtime.LimitError
+		exit  *runtime.ExitError
+		stop  *runtime.StopError
+		bad   *guest.BadResponseError
+		point *hostcall.BadPointerError
+	)
+	switch {
+	case errors.Is(err, hostcall.ErrHost):
+		t.agent.opts.Log.Error("host function panicked", "job", t.assigned.Job, "version", t.assigned.Version, "invocation", invocation, "error", err)
+		log("the server failed while it served a host call; this is not the job's fault")
+		return "fault", err
+	case client.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
+		return "cancelled", context.Canceled
+	case errors.Is(err, errStart):
+		log("a sandbox did not start within " + t.limits.Start.String())
+		return "timeout", &wire.Problem{Code: "start-timeout", Status: http.StatusGatewayTimeout, Title: "Deadline passed", Detail: "the job did not start within its limit"}
+	case errors.Is(err, context.DeadlineExceeded):
+		log("ended at its deadline of " + t.limits.Time.String())
+		return "timeout", deadlineProblem
+	case errors.As(err, &limit):
+		log(limit.Error())
+		if limit.Limit == "request" {
+			return "error", tooLarge(int64(limit.Max))
+		}
+		return "error", badGateway("limit", "the job ran into its "+limit.Limit+" limit")
+	case errors.As(err, &trap):
+		log(trap.Backtrace())
+		return "error", badGateway("trap", "the job trapped")
+	case errors.As(err, &stop):
+		log(stop.Error())
+		return "error", badGateway("stopped", "the job was stopped by its policy")
+	case errors.As(err, &exit):
+		log(exit.Error())
+		return "error", badGateway("exit", "the job ended without an answer")
+	case errors.As(err, &bad):
+		log(bad.Error())
+		return "error", badGateway("bad-response", "the job gave no valid answer")
+	case errors.As(err, &point):
+		log(point.Error())
+		return "error", badGateway("bad-pointer", "the job called a host function wrongly")
+	}
+	log(err.Error())
+	return "error", badGateway("failed", "the job failed")
+}

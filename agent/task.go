@@ -1,0 +1,245 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/manifest"
+	"github.com/ripstop-vm/ripstop/runtime/guest"
+)
+
+// task is one version of a job at work: slots, a queue, and sandboxes made ahead. It ends when it is retired and its
+// last user has left.
+type task struct {
+	agent    *Agent
+	assigned wire.Assignment
+	manifest *manifest.Manifest
+	limits   manifest.Limits
+	program  *guest.Program
+	module   *loadedModule
+	slots    *slots
+	keep     bool // isolation: task
+	size     int  // of one job's sandboxes ahead, at most
+	audits   *bucket
+	follow   *following
+
+	mu         sync.Mutex
+	users      int // invocations, and fills under way
+	retired    bool
+	closed     bool
+	ready      []made
+	generation int // of the pool; sandboxes of an older one are not put back
+	filling    bool
+	used       time.Time // when a sandbox was last taken
+}
+
+// made is a sandbox of a pool's generation.
+type made struct {
+	sandbox    *guest.Sandbox
+	generation int
+}
+
+// enter makes the caller a user of the task; false if it is over.
+func (t *task) enter() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.retired {
+		return false
+	}
+	t.users++
+	return true
+}
+
+// leave ends what enter began.
+func (t *task) leave() {
+	t.mu.Lock()
+	t.users--
+	t.mu.Unlock()
+	t.endIfDone()
+}
+
+// retire lets the task end once its users have left.
+func (t *task) retire() {
+	t.mu.Lock()
+	t.retired = true
+	t.mu.Unlock()
+	t.endIfDone()
+}
+
+func (t *task) endIfDone() {
+	t.mu.Lock()
+	if !t.retired || t.users > 0 || t.closed {
+		t.mu.Unlock()
+		return
+	}
+	t.closed = true
+	t.mu.Unlock()
+	t.empty()
+	t.module.release()
+}
+
+// empty closes the sandboxes made ahead. Those in use are closed when they come back.
+func (t *task) empty() {
+	t.mu.Lock()
+	gone := t.ready
+	t.ready = nil
+	t.generation++
+	t.mu.Unlock()
+	for _, m := range gone {
+		t.discard(m)
+	}
+	t.agent.ahead.Add(-int64(len(gone)))
+}
+
+func (t *task) discard(m made) {
+	if err := m.sandbox.Close(); err != nil {
+		t.agent.opts.Log.Error("close sandbox", "job", t.assigned.Job, "error", err)
+	}
+}
+
+// make makes a sandbox within the job's start limit.
+func (t *task) make(ctx context.Context) (made, error) {
+	t.mu.Lock()
+	g := t.generation
+	t.mu.Unlock()
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(t.limits.Start), errStart)
+	defer cancel()
+	began := t.agent.opts.Clock.Now()
+	s, err := t.program.NewSandbox(ctx)
+	if err != nil {
+		return made{}, err
+	}
+	t.agent.opts.Recorder.Start(t.assigned.Job, t.agent.opts.Clock.Now().Sub(began))
+	return made{s, g}, nil
+}
+
+// errStart is the cause of a context that ended because a sandbox took too long to start.
+var errStart = fmt.Errorf("the start limit passed: %w", context.DeadlineExceeded)
+
+// take gives a sandbox to serve with: one made ahead, or a new one. cold says that it had to be made.
+func (t *task) take(ctx context.Context) (m made, cold bool, err error) {
+	t.mu.Lock()
+	t.used = t.agent.opts.Clock.Now()
+	if n := len(t.ready); n > 0 {
+		m = t.ready[n-1]
+		t.ready[n-1] = made{}
+		t.ready = t.ready[:n-1]
+		t.mu.Unlock()
+		t.agent.ahead.Add(-1)
+		t.fill()
+		return m, false, nil
+	}
+	t.mu.Unlock()
+	m, err = t.make(ctx)
+	t.fill()
+	return m, true, err
+}
+
+// back puts a sandbox that may serve again into the pool, or closes it.
+func (t *task) back(m made, reusable bool) {
+	if t.keep && reusable {
+		t.mu.Lock()
+		if !t.retired && m.generation == t.generation && len(t.ready) < t.size {
+			t.ready = append(t.ready, m)
+			t.mu.Unlock()
+			t.agent.ahead.Add(1)
+			return
+		}
+		t.mu.Unlock()
+	}
+	t.discard(m)
+}
+
+// fill makes sandboxes ahead until there are enough, in one goroutine at a time. A kept sandbox is made on demand.
+func (t *task) fill() {
+	if t.keep {
+		return
+	}
+	t.mu.Lock()
+	if t.filling || t.retired || len(t.ready) >= t.size {
+		t.mu.Unlock()
+		return
+	}
+	t.filling = true
+	t.users++
+	t.mu.Unlock()
+	t.agent.background.Go(func() {
+		defer t.leave()
+		for t.fillOne() {
+		}
+		t.mu.Lock()
+		t.filling = false
+		t.mu.Unlock()
+	})
+}
+
+func (t *task) fillOne() bool {
+	ctx := t.agent.life
+	select {
+	case t.agent.makers <- struct{}{}:
+		defer func() { <-t.agent.makers }()
+	case <-ctx.Done():
+		return false
+	}
+	t.mu.Lock()
+	enough := t.retired || len(t.ready) >= t.size
+	t.mu.Unlock()
+	if enough || t.agent.ahead.Load() >= int64(t.agent.opts.Ahead) {
+		return false
+	}
+	m, err := t.make(ctx)
+	if err != nil {
+		return false // the next invocation meets the same failure and reports it
+	}
+	t.mu.Lock()
+	if t.retired || m.generation != t.generation {
+		t.mu.Unlock()
+		t.discard(m)
+		return true
+	}
+	t.ready = append(t.ready, m)
+	more := len(t.ready) < t.size
+	t.mu.Unlock()
+	t.agent.ahead.Add(1)
+	return more
+}
+
+// shrink closes the sandboxes ahead of a task that has not been used since before. State that is kept is not lost.
+func (t *task) shrink(before time.Time) {
+	t.mu.Lock()
+	idle := !t.keep && t.used.Before(before) && len(t.ready) > 0
+	t.mu.Unlock()
+	if idle {
+		t.empty()
+	}
+}
+
+// loadedModule is a compiled module that tasks share.
+type loadedModule struct {
+	agent  *Agent
+	digest string
+	ready  chan struct{} // closed when code or err is set
+	code   moduleCode
+	err    error
+	users  int // under agent.mu
+}
+
+func (m *loadedModule) release() {
+	a := m.agent
+	a.mu.Lock()
+	m.users--
+	last := m.users == 0
+	if last {
+		delete(a.modules, m.digest)
+	}
+	a.mu.Unlock()
+	if last && m.code != nil {
+		if err := m.code.Close(); err != nil && !errors.Is(err, context.Canceled) {
+			a.opts.Log.Error("close module", "module", m.digest, "error", err)
+		}
+	}
+}

@@ -1,0 +1,174 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/runtime/guest"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/trace"
+)
+
+// following says whether someone follows a job's host calls.
+type following struct{ on atomic.Bool }
+
+// setFollow begins or ends the tracing of a job. Sandboxes made ahead without a tracer are thrown away, so that no call
+// of a later invocation stays unseen.
+func (a *Agent) setFollow(name string, on bool) {
+	a.mu.Lock()
+	j := a.jobLocked(name)
+	if j.task == nil && j.wanted.Job == "" {
+		delete(a.jobs, name) // nothing of that name is served
+		a.mu.Unlock()
+		return
+	}
+	t := j.task
+	was := j.follow.on.Swap(on)
+	a.mu.Unlock()
+	if t != nil && was != on && !t.keep {
+		t.empty()
+		t.fill()
+	}
+}
+
+// tracers gives a new sandbox its tracer: while someone follows, and always to one that keeps its state, as it cannot
+// be thrown away for a new one.
+func (t *task) tracers() []hostcall.Interposer {
+	if !t.keep && !t.follow.on.Load() {
+		return nil
+	}
+	f := &follower{task: t}
+	f.tracer = trace.New(trace.NewFunc(f.send), trace.Options{})
+	return []hostcall.Interposer{f}
+}
+
+// follower is a tracer that can be switched off, of one sandbox.
+type follower struct {
+	task       *task
+	tracer     *trace.Tracer
+	invocation string
+}
+
+func (f *follower) Watches(*hostcall.Func) bool { return true }
+
+func (f *follower) Before(c *hostcall.Call) hostcall.Verdict {
+	if !f.task.follow.on.Load() {
+		return hostcall.Proceed
+	}
+	return f.tracer.Before(c)
+}
+
+func (f *follower) After(c *hostcall.Call) {
+	if !f.task.follow.on.Load() {
+		return
+	}
+	f.invocation = ""
+	if info, ok := guest.InfoOf(c.Context()); ok {
+		f.invocation = info.Invocation
+	}
+	f.tracer.After(c)
+}
+
+// Event implements hostcall.Observer.
+func (f *follower) Event(e hostcall.Event) {
+	if f.task.follow.on.Load() {
+		f.tracer.Event(e)
+	}
+}
+
+func (f *follower) send(r *trace.Record) {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return // a record holds nothing that does not encode
+	}
+	f.task.agent.reports.offer(wire.Report{Kind: wire.ReportTrace, Job: f.task.assigned.Job, Version: f.task.assigned.Version, Invocation: f.invocation, Trace: b})
+}
+
+// denied reports a call that a rule refused.
+func (t *task) denied(c *hostcall.Call, rule string, observed bool) {
+	level := "warn"
+	if observed {
+		rule, level = "would be refused: "+rule, "info"
+	}
+	t.audit(c, rule, level)
+}
+
+// audit reports a refused call, but no more of them than the job's share.
+func (t *task) audit(c *hostcall.Call, why, level string) {
+	if !t.audits.take() {
+		return
+	}
+	text := c.Func.String()
+	for i := range c.Func.Args {
+		a := &c.Func.Args[i]
+		if a.Dir == hostcall.In && (a.Kind == hostcall.Path || a.Kind == hostcall.Text) {
+			if a.Secret {
+				text += fmt.Sprintf(" %s: %d bytes", a.Name, len(c.Text(i)))
+			} else {
+				text += " " + a.Name + ": " + strconv.Quote(string(c.Text(i)[:min(len(c.Text(i)), 256)]))
+			}
+		}
+	}
+	id := ""
+	if info, ok := guest.InfoOf(c.Context()); ok {
+		id = info.Invocation
+	}
+	t.agent.reports.offer(wire.Report{Kind: wire.ReportAudit, Job: t.assigned.Job, Version: t.assigned.Version, Invocation: id, Level: level, Text: text + ": " + why})
+}
+
+// refusals reports the calls that no capability covers. It watches only functions that reach outside.
+type refusals struct{ task *task }
+
+func (r *refusals) Watches(f *hostcall.Func) bool {
+	if !f.Fails || !f.Class.Outside() {
+		return false
+	}
+	for i := range f.Args {
+		if a := &f.Args[i]; a.Dir == hostcall.In && (a.Kind == hostcall.Path || a.Kind == hostcall.Text) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *refusals) Before(*hostcall.Call) hostcall.Verdict { return hostcall.Proceed }
+
+func (r *refusals) After(c *hostcall.Call) {
+	if c.Errno() == hostcall.ENOTCAPABLE && c.Rule == "" {
+		r.task.audit(c, "not granted", "warn")
+	}
+}
+
+// bucket is a token bucket.
+type bucket struct {
+	clock clock.Clock
+	most  float64
+	rate  float64 // a second
+
+	mu   sync.Mutex
+	have float64
+	last time.Time
+}
+
+func newBucket(c clock.Clock, most, rate float64) *bucket {
+	return &bucket{clock: c, most: most, rate: rate, have: most, last: c.Now()}
+}
+
+func (b *bucket) take() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.clock.Now()
+	b.have = min(b.most, b.have+b.rate*now.Sub(b.last).Seconds())
+	b.last = now
+	if b.have < 1 {
+		return false
+	}
+	b.have--
+	return true
+}
