@@ -35,6 +35,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newVersionCommand(),
 		newRunCommand(),
+		newInspectCommand(),
 	)
 	for _, c := range root.Commands() {
 		markArgumentErrors(c)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
@@ -21,6 +20,8 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/module"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
+	"github.com/ripstop-vm/ripstop/runtime/trace"
+	"github.com/ripstop-vm/ripstop/runtime/virtual"
 	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
 
@@ -34,6 +35,9 @@ const (
 
 // errDeadline is the cause a guest is ended for when --timeout is over.
 var errDeadline = errors.New("deadline over")
+
+// errTask reports a module that needs a server around it.
+var errTask = errors.New("the module is a task: it serves requests, so deploy it (ripstop deploy)")
 
 // runOptions is the command line of `ripstop run`.
 type runOptions struct {
@@ -81,6 +85,9 @@ is wrong; 1 if ripstop itself failed.`,
 	f.StringArrayVar(&o.dirs, "dir", nil, "grant a directory or file, `HOST::GUEST[:ro]`; may be repeated")
 	f.StringArrayVar(&o.env, "env", nil, "grant an environment variable, `NAME=VALUE`; may be repeated")
 	f.StringVar(&o.policy, "policy", "", "YAML `file` with capabilities and policy rules, as in a manifest; sources of files are relative to it")
+	f.StringVar(&o.trace, "trace", "", "write every host call to `FILE`, or to standard error without one")
+	f.Lookup("trace").NoOptDefVal = traceToStderr
+	f.StringVar(&o.traceFormat, "trace-format", "text", "how traces are written: text or json")
 	f.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time, as in 2s or 1m30s (default: never)")
 	f.StringVar(&o.memory, "memory", "", "bound of the guest's memory, as in 64MiB (default 256MiB)")
 	f.StringVar(&o.invoke, "invoke", "", "call this exported function with ARGS as its numbers, and print its results")
@@ -114,6 +121,11 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 	}
 	m, err := rt.Compile(ctx, wasm)
 	if err != nil {
+		if info, bad := module.Parse(wasm, module.Bounds{}); bad == nil {
+			if kind, bad := guest.KindOf(info); bad == nil && kind == guest.Task {
+				err = errTask // its imports need a server
+			}
+		}
 		return exitError{exitUsage, fmt.Errorf("%s: %w", file, err)}
 	}
 	entry, err := chooseEntry(m.Info(), o.invoke, args)
@@ -131,9 +143,21 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 	}
 	defer system.Close()
 
+	tracer, closeTrace, err := o.openTrace(cmd)
+	if err != nil {
+		return usage(err)
+	}
+	defer closeTrace()
 	sandbox := runtime.SandboxOptions{MemoryPages: pages, Bind: []hostcall.Binding{{Library: wasi.Library(), State: system}}}
+	if tracer != nil {
+		sandbox.Interposers = append(sandbox.Interposers, tracer)
+	}
 	if rules != nil {
 		sandbox.Interposers = append(sandbox.Interposers, rules)
+	}
+	world := virtual.Options{Offset: grants.Clock.Offset, Frozen: grants.Clock.Frozen, Seed: grants.Random.Seed}
+	if world.Active() {
+		sandbox.Interposers = append(sandbox.Interposers, virtual.New(world))
 	}
 	if o.timeout > 0 {
 		var cancel context.CancelFunc
@@ -153,6 +177,33 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 		fmt.Fprintln(cmd.OutOrStdout(), r)
 	}
 	return nil
+}
+
+// traceToStderr is --trace without a file; no file can be called so.
+const traceToStderr = "\x00"
+
+// openTrace makes the tracer that the flags ask for; nil for none. done is called once the guest has ended.
+func (o *runOptions) openTrace(cmd *cobra.Command) (t *trace.Tracer, done func(), err error) {
+	format := trace.Format(o.traceFormat)
+	if format != trace.Text && format != trace.JSON {
+		return nil, nil, fmt.Errorf("--trace-format %s: text or json is wanted", o.traceFormat)
+	}
+	switch o.trace {
+	case "":
+		return nil, func() {}, nil
+	case traceToStderr:
+		return trace.New(trace.NewWriter(cmd.ErrOrStderr(), format), trace.Options{}), func() {}, nil
+	}
+	file, err := os.Create(o.trace)
+	if err != nil {
+		return nil, nil, err
+	}
+	w := trace.NewWriter(file, format)
+	return trace.New(w, trace.Options{}), func() {
+		if err := errors.Join(w.Err(), file.Close()); err != nil {
+			printError(cmd.ErrOrStderr(), fmt.Errorf("write trace: %w", err))
+		}
+	}, nil
 }
 
 // ending turns how a guest ended into an exit code. A guest that left with code 0 is no error.
@@ -332,13 +383,6 @@ func (o *runOptions) wasiOptions(cmd *cobra.Command, g *policy.Grants) (wasi.Opt
 	for _, f := range g.Files {
 		opts.Preopens = append(opts.Preopens, wasi.Preopen{Guest: f.Guest, Host: f.Source, ReadOnly: f.Access == "ro", Except: f.Except})
 	}
-	if g.Random.Seed != nil {
-		var seed [32]byte
-		for i := range 8 {
-			seed[i] = byte(*g.Random.Seed >> (8 * i))
-		}
-		opts.Random = rand.NewChaCha8(seed)
-	}
 	return opts, nil
 }
 
@@ -365,7 +409,7 @@ func chooseEntry(info *module.Module, invoke string, args []string) (*entry, err
 	case invoke == "":
 		_, err := guest.KindOf(info)
 		if err == nil {
-			err = errors.New("the module is a task: it serves requests, so deploy it (ripstop deploy), or call one function with --invoke")
+			err = errTask
 		}
 		return nil, err
 	default:

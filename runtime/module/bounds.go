@@ -31,6 +31,9 @@ type Bounds struct {
 	AllLabels      int    // the same of all functions together [1,000,000]
 }
 
+// DefaultBounds is the platform's bounds.
+func DefaultBounds() Bounds { return Bounds{}.filled() }
+
 func (b Bounds) filled() Bounds {
 	fill(&b.Size, 64<<20)
 	fill(&b.Types, 100_000)

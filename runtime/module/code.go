@@ -55,11 +55,12 @@ func (p *parser) body(r *reader, params int) {
 
 	it := &p.code
 	it.reset(*r, b.Nesting)
-	blocks, labels := uint64(1), 0
+	blocks, labels, nesting := uint64(1), 0, 1
 	for it.Next() {
 		switch it.Op {
 		case OpBlock, OpLoop, OpIf, OpElse:
 			blocks++
+			nesting = max(nesting, it.Depth)
 			if it.Op != OpElse && it.Block >= int64(len(p.types)) {
 				p.fail(it.Offset, "a block of type %d, which does not exist", it.Block)
 				return
@@ -87,6 +88,9 @@ func (p *parser) body(r *reader, params int) {
 		p.fail(it.r.at(), "%d bytes after the function's end", it.r.left())
 		return
 	}
+	l := &p.m.Largest
+	l.Bytes, l.Locals, l.Nesting = max(l.Bytes, len(r.b)), max(l.Locals, int(locals)), max(l.Nesting, nesting)
+	l.Labels, l.BlockLocals = max(l.Labels, labels), max(l.BlockLocals, blocks*locals)
 	if p.labels += labels; p.labels > b.AllLabels {
 		over(start, "jump tables with more than %d targets together", b.AllLabels)
 	}

@@ -74,6 +74,13 @@ type Module struct {
 	Producers []string // "language Go 1.26", "processed-by clang 14", …
 	HasDebug  bool     // has DWARF sections
 	HasNames  bool     // has function names
+	Largest   Largest
+}
+
+// Largest is the highest figure of any one function, for each that is bounded.
+type Largest struct {
+	Bytes, Locals, Nesting, Labels int
+	BlockLocals                    uint64
 }
 
 // Export finds an export by name.

@@ -58,14 +58,6 @@ func (r *reader) take(n uint32) []byte {
 	return b
 }
 
-func (r *reader) skip(n int) {
-	if n > r.left() {
-		r.truncated()
-		return
-	}
-	r.pos += n
-}
-
 // u32 reads an unsigned LEB128 integer of 32 bits (core specification, 5.2.2).
 func (r *reader) u32() uint32 {
 	if r.pos < len(r.b) && r.b[r.pos] < 0x80 {

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ripstop-vm/ripstop/internal/wasmtest"
+)
+
+// wasi is an import of WASI with the given number of i32 parameters, and results.
+func wasiImport(name string, params int, results ...byte) wasmtest.Import {
+	return wasmtest.Import{Module: "wasi_snapshot_preview1", Name: name, Type: wasmtest.Type{Params: wasmtest.Repeat(params, wasmtest.I32), Results: results}}
+}
+
+// guestFile writes a command whose body is given; imports 0 proc_exit, 1 fd_write, 2 random_get.
+func guestFile(t *testing.T, body ...[]byte) string {
+	t.Helper()
+	m := wasmtest.Module{
+		Imports: []wasmtest.Import{wasiImport("proc_exit", 1), wasiImport("fd_write", 4, wasmtest.I32), wasiImport("random_get", 2, wasmtest.I32)},
+		Funcs: []wasmtest.Func{
+			{Name: "main.main", Export: "_start", Body: wasmtest.Cat(body...)},
+			{Name: "add", Export: "add", Type: wasmtest.Type{Params: []byte{wasmtest.I32, wasmtest.I32}, Results: []byte{wasmtest.I32}},
+				Body: wasmtest.Cat(wasmtest.LocalGet(0), wasmtest.LocalGet(1), []byte{wasmtest.I32Add})},
+		},
+		Memory: []uint32{1},
+		// An iovec of 8 bytes at 16, then the text.
+		Data: []wasmtest.Data{{Offset: 0, Bytes: []byte{16, 0, 0, 0, 8, 0, 0, 0}}, {Offset: 16, Bytes: []byte("from me\n")}},
+	}
+	file := filepath.Join(t.TempDir(), "guest.wasm")
+	if err := os.WriteFile(file, m.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func exit(code int32) []byte { return wasmtest.Cat(wasmtest.I32Const(code), wasmtest.Call(0)) }
+
+func write() []byte {
+	return wasmtest.Cat(wasmtest.I32Const(1), wasmtest.I32Const(0), wasmtest.I32Const(1), wasmtest.I32Const(32), wasmtest.Call(1), []byte{wasmtest.Drop})
+}
+
+// runRipstop runs the command line and answers its exit code and output.
+func runRipstop(t *testing.T, ctx context.Context, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	var out, errs bytes.Buffer
+	code = execute(ctx, newRoot(), args, strings.NewReader(""), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestRunAnswersHowTheGuestEnded(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	stop := file("stop.yaml", "policy:\n  - on: fd_write\n    do: stop\n")
+	typo := file("typo.yaml", "policy:\n  - on: fd_wirte\n    do: stop\n")
+	text := file("text.wasm", "not a module")
+	loop := wasmtest.Loop(wasmtest.Br(0))
+	for name, c := range map[string]struct {
+		args           []string
+		code           int
+		stdout, stderr string // stderr: in it
+	}{
+		"a guest that returns":           {[]string{guestFile(t, write())}, 0, "from me\n", ""},
+		"an exit code":                   {[]string{guestFile(t, exit(7))}, 7, "", ""},
+		"exit 0":                         {[]string{guestFile(t, exit(0))}, 0, "", ""},
+		"an exit code over 255":          {[]string{guestFile(t, exit(256))}, 255, "", ""},
+		"a trap":                         {[]string{guestFile(t, []byte{wasmtest.Unreachable})}, 134, "", "trap: unreachable\n   0  main.main"},
+		"a deadline":                     {[]string{"--timeout", "20ms", guestFile(t, loop)}, 124, "", "ended after 20ms"},
+		"a policy that stops":            {[]string{"--policy", stop, guestFile(t, write())}, 126, "", "fd_write"},
+		"a function called by name":      {[]string{"--invoke", "add", guestFile(t), "40", "-2"}, 0, "38\n", ""},
+		"numbers that are none":          {[]string{"--invoke", "add", guestFile(t), "40", "x"}, 2, "", `"x" is no i32`},
+		"too few numbers":                {[]string{"--invoke", "add", guestFile(t), "40"}, 2, "", "takes 2 numbers"},
+		"an export that is not there":    {[]string{"--invoke", "sub", guestFile(t)}, 2, "", "there are: _start, add"},
+		"flags after the module":         {[]string{guestFile(t, write()), "--timeout", "x"}, 0, "from me\n", ""},
+		"a trace":                        {[]string{"--trace", guestFile(t, write())}, 0, "from me\n", `fd_write(fd=1, iovs="from me\n") = SUCCESS, nwritten=8`},
+		"a trace in JSON":                {[]string{"--trace", "--trace-format=json", guestFile(t, write())}, 0, "from me\n", `"function":"fd_write"`},
+		"a trace in some format":         {[]string{"--trace-format=xml", guestFile(t)}, 2, "", "text or json"},
+		"no module":                      {nil, 2, "", "arg"},
+		"a file that is not there":       {[]string{filepath.Join(dir, "none.wasm")}, 2, "", "no such file"},
+		"a directory":                    {[]string{dir}, 2, "", "is a directory"},
+		"a file that is no module":       {[]string{text}, 2, "", "header: this is not a WebAssembly binary"},
+		"a flag that is none":            {[]string{"--quick", guestFile(t)}, 2, "", "--quick"},
+		"a bad --dir":                    {[]string{"--dir", "/tmp", guestFile(t)}, 2, "", "HOST::GUEST"},
+		"a --dir that is not there":      {[]string{"--dir", dir + "/none::/x", guestFile(t)}, 2, "", "none"},
+		"a bad --env":                    {[]string{"--env", "PATH", guestFile(t)}, 2, "", "NAME=VALUE"},
+		"a bad --memory":                 {[]string{"--memory", "lots", guestFile(t)}, 2, "", "--memory lots"},
+		"too much --memory":              {[]string{"--memory", "5GiB", guestFile(t)}, 2, "", "4GiB"},
+		"a policy with an unknown word":  {[]string{"--policy", typo, guestFile(t)}, 2, "", "fd_wirte"},
+		"a policy file that isn't there": {[]string{"--policy", dir + "/none", guestFile(t)}, 2, "", "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := runRipstop(t, context.Background(), append([]string{"run"}, c.args...)...)
+			if code != c.code || stdout != c.stdout || !strings.Contains(stderr, c.stderr) {
+				t.Errorf("exit %d, stdout %q, stderr %q; want %d, %q, and %q in stderr", code, stdout, stderr, c.code, c.stdout, c.stderr)
+			}
+		})
+	}
+}
+
+func TestAnInterruptEndsTheGuest(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	file := guestFile(t, write(), wasmtest.Loop(wasmtest.Br(0)))
+	var code int
+	done := make(chan struct{})
+	out := signalOnWrite{make(chan struct{}, 1)}
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	go func() {
+		defer close(done)
+		code = execute(ctx, newRoot(), []string{"run", file}, strings.NewReader(""), out, &bytes.Buffer{})
+	}()
+	<-out.written
+	cancel()
+	if <-done; code != exitInterrupted {
+		t.Errorf("exit %d, want %d", code, exitInterrupted)
+	}
+}
+
+type signalOnWrite struct{ written chan struct{} }
+
+func (s signalOnWrite) Write(p []byte) (int, error) {
+	s.written <- struct{}{}
+	return len(p), nil
+}
+
+func TestASeedRepeatsRandomness(t *testing.T) {
+	// 8 random bytes where the text was, then written out.
+	file := guestFile(t, wasmtest.I32Const(16), wasmtest.I32Const(8), wasmtest.Call(2), []byte{wasmtest.Drop}, write())
+	_, a, _ := runRipstop(t, context.Background(), "run", "--seed", "1", file)
+	_, b, _ := runRipstop(t, context.Background(), "run", "--seed", "1", file)
+	_, other, _ := runRipstop(t, context.Background(), "run", "--seed", "2", file)
+	_, random, _ := runRipstop(t, context.Background(), "run", file)
+	if len(a) != 8 || a != b || a == other || a == random {
+		t.Errorf("seed 1: %q, %q; seed 2: %q; no seed: %q", a, b, other, random)
+	}
+}
+
+func TestInspectShowsWhatAModuleIs(t *testing.T) {
+	code, out, stderr := runRipstop(t, context.Background(), "inspect", guestFile(t))
+	for _, want := range []string{"kind       command", "memory     64 KiB at the start", "import     wasi_snapshot_preview1.fd_write function (i32, i32, i32, i32) → (i32)\n",
+		"export     add function (i32, i32) → (i32)", "random: random bytes are read"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in it:\n%s", want, out)
+		}
+	}
+	if code != 0 {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	m := wasmtest.Module{Imports: []wasmtest.Import{wasiImport("fd_wriite", 0)}}
+	file := filepath.Join(t.TempDir(), "odd.wasm")
+	if err := os.WriteFile(file, m.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, _ = runRipstop(t, context.Background(), "inspect", "--json", file)
+	if code != 0 || !strings.Contains(out, `"known": false`) || !strings.Contains(out, "nearest known function is wasi_snapshot_preview1.fd_write") || !strings.Contains(out, `"runs": false`) {
+		t.Errorf("exit %d: %s", code, out)
+	}
+}
