@@ -220,11 +220,14 @@ const (
 	oTrunc
 )
 
+// openOflags is which argument of path_open they are.
+const openOflags = 3
+
 var oflagNames = []string{"CREAT", "DIRECTORY", "EXCL", "TRUNC"}
 
 func pathOpen(c *hostcall.Call) {
 	s := system(c)
-	oflags, wanted := c.Uint32(3), rights(c.Num(4))&rightsAll
+	oflags, wanted := c.Uint32(openOflags), rights(c.Num(4))&rightsAll
 	inheriting, flags := rights(c.Num(5))&rightsAll, fdflags(c.Uint32(6))
 	need := rightPathOpen
 	if oflags&oCreat != 0 {

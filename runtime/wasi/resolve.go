@@ -14,7 +14,7 @@ type lookupKind uint8
 const (
 	lookObject lookupKind = iota // something that is there
 	lookEntry                    // a place in a directory, whatever is there; links are not followed
-	lookCreate                   // something that is there, or else the place to create it in
+	lookCreate                   // something that is there, or else, if path_open is to create it, its place
 )
 
 // pathArg says where the parts of a path are among a function's arguments.
@@ -125,16 +125,20 @@ func (s *System) lookup(c *hostcall.Call, p pathArg, named bool) (t target) {
 	case len(words) > MaxPath:
 		return target{arg: p.path, err: hostcall.ENAMETOOLONG}
 	}
+	kind := p.kind
+	if kind == lookCreate && c.Uint32(openOflags)&oCreat == 0 {
+		kind = lookObject
+	}
 	var err error
 	switch r := d.res.(type) {
 	case *dirResource:
 		t.root = r.root
-		err = t.find(r.h, words, p.kind, follow)
+		err = t.find(r.h, words, kind, follow)
 		if err == nil {
 			err = t.identify(named)
 		}
 	case *fileDir:
-		err = t.findFile(r, words, p.kind)
+		err = t.findFile(r, words, kind)
 	default:
 		err = hostcall.ENOTDIR
 	}
