@@ -38,7 +38,7 @@ type protection struct {
 }
 
 const (
-	ruleDirectory = "policy: a directory is not renamed or linked while rules judge paths, unless a rule for it says allow"
+	ruleDirectory = "policy: a directory is not renamed or linked while rules judge paths, unless a rule that names the function allows it"
 	ruleUnnamed   = "policy: what cannot be named cannot be judged"
 )
 
@@ -96,7 +96,7 @@ func (p *Policy) judge(c *hostcall.Call, pl *plan, of *hostcall.Func) (v hostcal
 		}
 		switch r.do {
 		case allow:
-			return hostcall.Proceed, true
+			return hostcall.Proceed, pl.paths == nil || r.express
 		case stop:
 			p.denied(c, r.name)
 			c.Rule = r.name

@@ -196,6 +196,11 @@ func TestRenamesAndLinksDoNotLeadAroundPathRules(t *testing.T) {
 	if e := w.rename(3, "dir", 3, "dir2"); e != hostcall.Success {
 		t.Errorf("an expressly allowed rename of a directory = %s", e)
 	}
+	w = judged(t, private, Rule{On: OneOrMany{"path_*"}, Do: "allow"})
+	w.fs.dirs["/data/dir"] = true
+	if e := w.rename(3, "dir", 3, "dir2"); e != hostcall.EPERM {
+		t.Errorf("a rename of a directory that a pattern happens to allow = %s", e)
+	}
 	w = judged(t, Rule{On: OneOrMany{"path_open"}, When: `"CREAT" in call.oflags_names`, Do: "deny"})
 	w.fs.dirs["/data/dir"] = true
 	if e := w.rename(3, "dir", 3, "dir2"); e != hostcall.Success {

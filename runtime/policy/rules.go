@@ -87,6 +87,7 @@ type compiler struct {
 type parsedRule struct {
 	index   int
 	funcs   []*hostcall.Func
+	on      OneOrMany
 	do      string
 	errno   hostcall.Errno
 	observe bool
@@ -99,6 +100,7 @@ type boundRule struct {
 	do      action
 	errno   hostcall.Errno
 	observe bool
+	express bool      // it names the function itself, not a pattern
 	objects bool      // it looks at objects
 	name    string    // "policy rule 2: deny"
 	failed  string    // what it is called when it could not be evaluated
@@ -128,7 +130,7 @@ func (c *compiler) schema(fn *hostcall.Func) *schema {
 
 // rule checks what of a rule does not depend on a function.
 func (c *compiler) rule(i int, r Rule) *parsedRule {
-	p := &parsedRule{index: i, do: r.Do, errno: hostcall.EACCES, set: map[string]*expression{}}
+	p := &parsedRule{index: i, on: slices.Clone(r.On), do: r.Do, errno: hostcall.EACCES, set: map[string]*expression{}}
 	p.funcs = c.functions(r.On)
 	if _, ok := actions[r.Do]; !ok {
 		if r.Do == "" {
@@ -447,6 +449,7 @@ func (c *compiler) bind(p *parsedRule, s *schema) (*boundRule, bool) {
 	c.problems.rule = p.index
 	name := "policy rule " + strconv.Itoa(p.index+1) + ": " + p.do
 	b := &boundRule{do: actions[p.do], errno: p.errno, observe: p.observe, name: name, failed: name + ", as it could not be evaluated"}
+	b.express = slices.Contains(p.on, s.fn.Name) || slices.Contains(p.on, s.fn.String())
 	if b.do != deny && b.do != stop {
 		b.failed = "policy rule " + strconv.Itoa(p.index+1) + ": deny, as it could not be evaluated"
 	}
