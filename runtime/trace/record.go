@@ -27,7 +27,7 @@ const (
 type Record struct {
 	Time time.Time `json:"time"`
 	Kind string    `json:"kind"`
-	Took int64     `json:"took_ns"` // nanoseconds
+	Took int64     `json:"took_ns"` // nanoseconds; 0 for calls that stay inside the sandbox and cannot wait, which are not timed
 
 	// Of a call.
 	Module   string  `json:"module,omitempty"`
@@ -269,7 +269,9 @@ func (r *Record) String() string {
 	if r.Observed != "" {
 		fmt.Fprintf(&b, "  [observed: %s]", Escape(r.Observed))
 	}
-	b.WriteString("  " + milliseconds(r.Took))
+	if r.Took > 0 {
+		b.WriteString("  " + milliseconds(r.Took))
+	}
 	return b.String()
 }
 

@@ -18,7 +18,7 @@ const i32, i64 = hostcall.I32, hostcall.I64
 func library() *hostcall.Library {
 	e := []hostcall.ValueType{i32}
 	return &hostcall.Library{Name: "fake", Funcs: []hostcall.Func{
-		{Module: "m", Name: "path_open", Params: []hostcall.ValueType{i32, i32, i32, i32, i32}, Results: e, Fails: true, Args: []hostcall.Arg{
+		{Module: "m", Name: "path_open", Class: hostcall.WriteOutside, Params: []hostcall.ValueType{i32, i32, i32, i32, i32}, Results: e, Fails: true, Args: []hostcall.Arg{
 			{Name: "fd", Kind: hostcall.FD, Param: 0}, {Name: "path", Kind: hostcall.Path, Param: 1, Max: 1000},
 			{Name: "oflags", Kind: hostcall.Flags, Param: 3, Names: []string{"CREAT", "DIRECTORY", "EXCL"}},
 			{Name: "opened_fd", Kind: hostcall.FD, Dir: hostcall.Out, Size: 4, Param: 4}},
@@ -134,6 +134,21 @@ func TestRefusalsNameTheRule(t *testing.T) {
 	expect(t, lines(t, Options{}, []hostcall.Interposer{denier{stop: true}}, open), `path_open(fd=3, path="a", oflags=0) = ?  [stopped by policy rule 3]`)
 	expect(t, lines(t, Options{}, []hostcall.Interposer{denier{observe: true}}, open), `path_open(fd=3, path="a", oflags=0) = SUCCESS, opened_fd=5  [observed: policy rule 1: deny]`)
 	expect(t, lines(t, Options{Objects: true}, nil, open), `path_open(fd=3 </data>, path="a" </data/\x1b[31m>, oflags=0) = SUCCESS, opened_fd=5`)
+}
+
+func TestCallsThatLeaveTheSandboxAreTimed(t *testing.T) {
+	now := time.Second
+	var records []Record
+	tr := New(NewFunc(func(r *Record) { records = append(records, *r) }), Options{Elapsed: func() time.Duration { now += time.Millisecond; return now }})
+	g := doortest.New(t, library(), nil, tr)
+	_, _ = g.Call("path_open", 3, "a", 0, g.Put(make([]byte, 8)))
+	_, _ = g.Call("fd_seek", 3, 0)
+	if len(records) != 2 || records[0].Took < 9e5 || !strings.HasSuffix(records[0].String(), "  1.000ms") || records[1].Took != 0 || strings.HasSuffix(records[1].String(), "ms") {
+		t.Errorf("%+v", records)
+	}
+	if !records[1].Time.After(records[0].Time) {
+		t.Errorf("%s, then %s", records[0].Time, records[1].Time)
+	}
 }
 
 func TestJSONRecordsSayTheSameAsText(t *testing.T) {

@@ -82,12 +82,22 @@ func (t *Tracer) now() time.Duration {
 // Watches reports whether f is traced.
 func (t *Tracer) Watches(f *hostcall.Func) bool { return t.opts.Watches == nil || t.opts.Watches(f) }
 
+// timed reports whether a call's duration is measured. One that stays inside the sandbox and cannot wait is over before
+// the clock is read twice.
+func timed(f *hostcall.Func) bool { return f.Blocks || f.Class.Outside() }
+
+// untimed marks, in Call.Tag, a call that was seen from its begin and is not timed.
+const untimed = -1
+
 // Before notes when the call began.
 func (t *Tracer) Before(c *hostcall.Call) hostcall.Verdict {
 	if t.opts.Objects {
 		c.Resolve()
 	}
-	c.Tag = int64(t.now()) | 1 // never 0, which means that nobody was asked before
+	c.Tag = untimed
+	if timed(c.Func) {
+		c.Tag = int64(t.now()) | 1 // never 0, which means that nobody was asked before
+	}
 	return hostcall.Proceed
 }
 
@@ -113,7 +123,11 @@ func (t *Tracer) After(c *hostcall.Call) {
 			e.nums[i] = c.Num(i)
 		}
 	} else {
-		e.at, e.took, e.raw = time.Duration(c.Tag), max(0, now-time.Duration(c.Tag)), false
+		e.at, e.took, e.raw = now, 0, false
+		if c.Tag != untimed {
+			e.at = time.Duration(c.Tag)
+			e.took = max(1, now-e.at)
+		}
 		c.Tag = 0
 		e.capture(c)
 	}
