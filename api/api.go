@@ -150,6 +150,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
+	// What an earlier answer on this connection was given to be read in says nothing about this one.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 	s.echo.ServeHTTP(w, r)
 }
 

@@ -153,6 +153,7 @@ func (s *Server) RemoveJob(c echo.Context, name JobName) error {
 	if err := s.opts.Control.Remove(c.Request().Context(), caller(c).Name, name); err != nil {
 		return err
 	}
+	s.limitWriting(c)
 	return c.NoContent(http.StatusNoContent)
 }
 
@@ -269,6 +270,7 @@ func (s *Server) SetSecret(c echo.Context, name JobName, secret SecretName) erro
 	if err := s.opts.Control.SetSecret(c.Request().Context(), caller(c).Name, name, secret, value); err != nil {
 		return err
 	}
+	s.limitWriting(c)
 	return c.NoContent(http.StatusNoContent)
 }
 
@@ -277,6 +279,7 @@ func (s *Server) RemoveSecret(c echo.Context, name JobName, secret SecretName) e
 	if err := s.opts.Control.RemoveSecret(c.Request().Context(), caller(c).Name, name, secret); err != nil {
 		return err
 	}
+	s.limitWriting(c)
 	return c.NoContent(http.StatusNoContent)
 }
 
@@ -346,6 +349,7 @@ func (s *Server) RevokeToken(c echo.Context, id TokenID) error {
 	if err := s.opts.Control.RevokeToken(c.Request().Context(), caller(c).Name, id); err != nil {
 		return err
 	}
+	s.limitWriting(c)
 	return c.NoContent(http.StatusNoContent)
 }
 

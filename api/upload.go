@@ -185,7 +185,7 @@ func (s *Server) readUpload(r *http.Request, b *body) (upload, error) {
 				return u, err
 			}
 		case "module":
-			u.module = &lastPart{part: part, parts: parts, malformed: malformed}
+			u.module = &lastPart{part: part, parts: parts, body: b, malformed: malformed}
 			return u, nil
 		default:
 			return u, newProblem(http.StatusBadRequest, "bad-multipart", "Multipart body is malformed",
@@ -203,6 +203,7 @@ func (s *Server) readUpload(r *http.Request, b *body) (upload, error) {
 type lastPart struct {
 	part      io.Reader
 	parts     *multipart.Reader
+	body      *body
 	malformed func(error) error
 	err       error
 }
@@ -227,6 +228,10 @@ func (l *lastPart) Read(p []byte) (int, error) {
 			"part %q follows the module; the manifest comes before the module", shorten(next.FormName()))
 	case !errors.Is(err, io.EOF):
 		l.err = l.malformed(fmt.Errorf("after the module: %w", err))
+	default:
+		if _, err := io.Copy(io.Discard, l.body); err != nil {
+			l.err = l.body.failure(err)
+		}
 	}
 	return n, l.err
 }

@@ -33,7 +33,8 @@ func newRoot() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err) })
 	root.AddCommand(
-		newVersionCommand(),
+		newDeployCommand(), newInvokeCommand(), newLogsCommand(), newTraceCommand(), newPsCommand(), newRollbackCommand(), newRmCommand(),
+		newSecretCommand(), newTokenCommand(), newAuditCommand(), newVersionCommand(),
 		newRunCommand(),
 		newInspectCommand(),
 	)

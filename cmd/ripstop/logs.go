@@ -1,0 +1,60 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/ripstop-vm/ripstop/api/client"
+	"github.com/spf13/cobra"
+)
+
+func newLogsCommand() *cobra.Command {
+	var follow, asJSON bool
+	var tail int
+	cmd := &cobra.Command{
+		Use:     "logs JOB",
+		Short:   "Show what a job's guests wrote and what happened to them",
+		Example: "  ripstop logs hello\n  ripstop logs -f hello         # and what is to come\n  ripstop logs --tail 0 -f --json hello",
+		Args:    cobra.ExactArgs(1),
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what is to come, until Ctrl-C")
+	cmd.Flags().IntVarP(&tail, "tail", "n", 100, "how many recent lines to begin with, 0 to 10000")
+	jsonFlag(cmd, &asJSON)
+	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
+		if tail < 0 || tail > 10_000 {
+			return usageError(cmd, fmt.Errorf("--tail %d is not between 0 and 10000", tail))
+		}
+		return c.Logs(cmd.Context(), args[0], tail, follow, func(l client.LogLine) error {
+			if asJSON {
+				return printLine(cmd.OutOrStdout(), l)
+			}
+			label := l.Stream
+			if l.Level != "" {
+				label += "/" + l.Level
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s %-10s %s\n", l.Time.UTC().Format("2006-01-02 15:04:05.000Z"),
+				shortID(l.Invocation), escapeLine(label), escapeLine(strings.TrimRight(l.Text, "\n")))
+			return err
+		})
+	})
+}
+
+// shortID is an invocation's last 8 characters, its random part, which tells those of one screen apart.
+func shortID(id string) string {
+	if id == "" {
+		return "--------"
+	}
+	if len(id) > 8 {
+		id = id[len(id)-8:]
+	}
+	return escapeLine(id)
+}
+
+// printLine writes v as one line of JSON.
+func printLine(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}

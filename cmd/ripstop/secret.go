@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/ripstop-vm/ripstop/api/client"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// maxSecretBytes bounds what is read before it is sent; the server's own bound is what counts.
+const maxSecretBytes = 1 << 20
+
+func newSecretCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "secret",
+		Short: "Set, list and remove a job's secrets",
+		Long: "Secrets are encrypted where they are stored, shown to nobody, and redacted in logs and traces. A job's guests may\n" +
+			"read those that its manifest names under capabilities.secrets.",
+		Example: "  printf %s \"$KEY\" | ripstop secret set weather api-key\n  ripstop secret list weather",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newSecretSetCommand(), newSecretListCommand(), newSecretRemoveCommand())
+	return cmd
+}
+
+func newSecretSetCommand() *cobra.Command {
+	var file, value string
+	var keepNewline bool
+	cmd := &cobra.Command{
+		Use:   "set JOB NAME",
+		Short: "Set a secret, from stdin or a file",
+		Long: "The value is read from stdin (asked for without echo on a terminal) or from --file. One newline at its end is\n" +
+			"dropped unless --keep-newline is given.",
+		Example: "  ripstop secret set weather api-key                 # asks for it\n" +
+			"  printf %s \"$KEY\" | ripstop secret set weather api-key\n" +
+			"  ripstop secret set weather tls-key --file key.pem --keep-newline",
+		Args: cobra.ExactArgs(2),
+	}
+	cmd.Flags().StringVar(&file, "file", "", "read the value from this file")
+	cmd.Flags().StringVar(&value, "value", "", "the value itself; other users of this machine can see it while the command runs")
+	cmd.Flags().BoolVar(&keepNewline, "keep-newline", false, "keep a newline at the value's end")
+	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
+		given := cmd.Flags().Changed("value")
+		if given && file != "" {
+			return usageError(cmd, errors.New("give --file or --value, not both"))
+		}
+		secret := []byte(value)
+		if !given {
+			var err error
+			if secret, err = readSecret(cmd, file, keepNewline); err != nil {
+				return err
+			}
+		}
+		if len(secret) == 0 {
+			return usageError(cmd, errors.New("the value is empty"))
+		}
+		return c.SetSecret(cmd.Context(), args[0], args[1], secret)
+	})
+}
+
+// readSecret reads a value from file, or from stdin when file is empty.
+func readSecret(cmd *cobra.Command, file string, keepNewline bool) ([]byte, error) {
+	in := cmd.InOrStdin()
+	if file == "" && isTerminal(in) {
+		fmt.Fprint(cmd.ErrOrStderr(), "value: ")
+		value, err := term.ReadPassword(int(in.(*os.File).Fd()))
+		fmt.Fprintln(cmd.ErrOrStderr())
+		if err != nil {
+			return nil, fmt.Errorf("read secret: %w", err)
+		}
+		return value, nil
+	}
+	if file != "" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, exitError{exitUsage, fmt.Errorf("read secret: %w", err)}
+		}
+		defer f.Close()
+		in = f
+	}
+	value, err := io.ReadAll(io.LimitReader(in, maxSecretBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("read secret: %w", err)
+	}
+	if len(value) > maxSecretBytes {
+		return nil, exitError{exitUsage, fmt.Errorf("the value is larger than %s", sizeText(maxSecretBytes))}
+	}
+	if !keepNewline {
+		value = bytes.TrimSuffix(bytes.TrimSuffix(value, []byte("\n")), []byte("\r"))
+	}
+	return value, nil
+}
+
+func newSecretListCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "list JOB",
+		Short:   "List the names of a job's secrets",
+		Example: "  ripstop secret list weather",
+		Args:    cobra.ExactArgs(1),
+	}
+	jsonFlag(cmd, &asJSON)
+	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
+		l, err := c.Secrets(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return printJSON(cmd.OutOrStdout(), l)
+		}
+		for _, s := range l.Secrets {
+			if _, err := fmt.Fprintln(cmd.OutOrStdout(), escapeLine(s.Name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func newSecretRemoveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "rm JOB NAME",
+		Short:   "Remove a secret",
+		Example: "  ripstop secret rm weather api-key",
+		Args:    cobra.ExactArgs(2),
+	}
+	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
+		return c.RemoveSecret(cmd.Context(), args[0], args[1])
+	})
+}

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/ripstop-vm/ripstop/api/client"
+	"github.com/ripstop-vm/ripstop/runtime/trace"
+	"github.com/spf13/cobra"
+)
+
+func newTraceCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "trace JOB",
+		Short: "Show a job's host calls as they happen, like strace",
+		Long: "Tracing is on while this command runs, and slows the job a little. Refused calls are marked with the rule that\n" +
+			"refused them; of secrets only the length is shown.",
+		Example: "  ripstop trace nosy\n  ripstop trace --json nosy | jq 'select(.record.denied)'",
+		Args:    cobra.ExactArgs(1),
+	}
+	jsonFlag(cmd, &asJSON)
+	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
+		return c.Trace(cmd.Context(), args[0], func(l client.TraceLine) error {
+			if asJSON {
+				return printLine(cmd.OutOrStdout(), l)
+			}
+			var r trace.Record
+			if err := json.Unmarshal(l.Record, &r); err != nil {
+				return fmt.Errorf("read trace: %w", err)
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s\n", l.Time.UTC().Format("15:04:05.000000"), shortID(l.Invocation), r.String())
+			return err
+		})
+	})
+}
