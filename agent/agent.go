@@ -512,7 +512,7 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 		Module: code, Kind: guest.Kind(m.Kind), Job: as.Job, Args: m.Args, Grants: grants, Source: guest.Volumes(a.opts.Volumes),
 		MemoryPages: m.Limits.MemoryPages(), Descriptors: m.Limits.Files,
 		RequestBytes: int64(m.Limits.Request), ResponseBytes: int64(m.Limits.Response), LogBytes: int64(m.Limits.Log), HostCalls: int64(m.Limits.HostCalls),
-		Services: &services{task: t, link: a.opts.Link}, Interposers: interposers, PerSandbox: t.tracers,
+		Services: &services{task: t, link: a.opts.Link}, Interposers: interposers, Outermost: t.tracers,
 	})
 	if err != nil {
 		return nil, err

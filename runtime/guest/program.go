@@ -35,6 +35,9 @@ type Options struct {
 	Services Services // nil offers nothing: every call that needs it is ENOSYS, and log lines go nowhere
 	// Interposers are shared by all sandboxes and called from several goroutines.
 	Interposers []hostcall.Interposer
+	// Outermost, if set, gives interposers for one sandbox, before the shared ones: a tracer has to stand there, or it
+	// does not see what a policy refused.
+	Outermost func() []hostcall.Interposer
 	// PerSandbox, if set, gives further interposers for one sandbox, after the shared ones.
 	PerSandbox func() []hostcall.Interposer
 	Clock      clock.Clock // nil means the system clock

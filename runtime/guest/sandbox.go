@@ -10,6 +10,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/virtual"
 	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
 
@@ -52,12 +53,8 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 		return nil, fmt.Errorf("sandbox of %s: %w", p.opts.Job, err)
 	}
 	s.state.system = sys
-	interposers := p.opts.Interposers
-	if p.opts.PerSandbox != nil {
-		interposers = append(slices.Clone(interposers), p.opts.PerSandbox()...)
-	}
 	s.vm, err = p.opts.Module.NewSandbox(ctx, runtime.SandboxOptions{
-		MemoryPages: p.opts.MemoryPages, Interposers: interposers,
+		MemoryPages: p.opts.MemoryPages, Interposers: p.interposers(),
 		Bind: []hostcall.Binding{{Library: wasi.Library(), State: sys}, {Library: taskLibrary, State: s.state}},
 	})
 	if err != nil {
@@ -145,4 +142,22 @@ func (s *Sandbox) Close() error {
 		err = s.vm.Close()
 	}
 	return errors.Join(err, s.state.system.Close())
+}
+
+// interposers lists who sees a new sandbox's calls, outermost first. Time and randomness are granted, and so virtual
+// ones come from the grants; they stand next to the functions, so that everyone sees what the guest does.
+func (p *Program) interposers() []hostcall.Interposer {
+	var all []hostcall.Interposer
+	if p.opts.Outermost != nil {
+		all = p.opts.Outermost()
+	}
+	all = append(slices.Clip(all), p.opts.Interposers...)
+	if p.opts.PerSandbox != nil {
+		all = append(all, p.opts.PerSandbox()...)
+	}
+	g := p.opts.Grants
+	if world := (virtual.Options{Offset: g.Clock.Offset, Frozen: g.Clock.Frozen, Seed: g.Random.Seed}); world.Active() {
+		all = append(all, virtual.New(world))
+	}
+	return all
 }
