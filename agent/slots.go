@@ -68,10 +68,3 @@ func (s *slots) giveLocked() {
 	}
 	s.free++
 }
-
-// waiting is how many wait.
-func (s *slots) waiting() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.queue.Len()
-}

@@ -1,0 +1,309 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/ripstop-vm/ripstop/broker"
+	"github.com/ripstop-vm/ripstop/control"
+	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+)
+
+// Bounds of requests made for guests.
+const (
+	maxList    = 1000
+	maxMetrics = 8 << 20
+	prefixed   = "X-F-"
+)
+
+// PathTraces takes spans: POST, an OTLP/HTTP protobuf body.
+const PathTraces = "/otlp/v1/traces"
+
+// handler serves the link's paths.
+func (w *worker) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+wire.PathOrders, w.serveOrders)
+	mux.HandleFunc("POST "+wire.PathReports, w.takeReports)
+	mux.HandleFunc("GET "+wire.PathModule+"{digest}", w.serveModule)
+	mux.HandleFunc("POST "+wire.PathFetch, w.forGuest(w.fetch))
+	mux.HandleFunc("GET "+wire.PathSecrets, w.forGuest(w.secret))
+	mux.HandleFunc("GET "+wire.PathKV+"{bucket}", w.forGuest(w.kvRead))
+	mux.HandleFunc("PUT "+wire.PathKV+"{bucket}", w.forGuest(w.kvPut))
+	mux.HandleFunc("DELETE "+wire.PathKV+"{bucket}", w.forGuest(w.kvDelete))
+	mux.HandleFunc("POST "+wire.PathMetrics, w.pass(w.super.opts.Metrics))
+	mux.HandleFunc("POST "+PathTraces, w.pass(w.super.opts.Spans))
+	return mux
+}
+
+// pass hands a body of telemetry on.
+func (w *worker) pass(to func([]byte)) http.HandlerFunc {
+	return func(rw http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, maxMetrics))
+		if err != nil {
+			http.Error(rw, "too large", http.StatusRequestEntityTooLarge)
+			return
+		}
+		if to != nil {
+			to(b)
+		}
+		rw.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func (w *worker) serveModule(rw http.ResponseWriter, r *http.Request) {
+	m, size, err := w.store.Module(r.Context(), r.PathValue("digest"))
+	if err != nil {
+		status := http.StatusInternalServerError
+		if errors.Is(err, control.ErrNotFound) || errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrInvalid) {
+			status = http.StatusNotFound
+		}
+		http.Error(rw, err.Error(), status)
+		return
+	}
+	defer m.Close()
+	rw.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	if _, err := io.Copy(rw, m); err != nil {
+		panic(http.ErrAbortHandler) // the worker sees that it does not have it all
+	}
+}
+
+// forGuest finds the grant of the version that a request is made for.
+func (w *worker) forGuest(f func(http.ResponseWriter, *http.Request, string, *grant) error) http.HandlerFunc {
+	return func(rw http.ResponseWriter, r *http.Request) {
+		job := r.Header.Get(wire.HeaderJob)
+		version, err := strconv.ParseUint(r.Header.Get(wire.HeaderVersion), 10, 64)
+		g := w.super.grantOf(job, version)
+		if err != nil || g == nil {
+			fail(rw, hostcall.ENOTCAPABLE)
+			return
+		}
+		if err := f(rw, r, job, g); err != nil {
+			e := errnoOf(err)
+			if e == hostcall.ENOTCAPABLE {
+				w.refused(r.Context(), r, job, version, err)
+			} else if e == hostcall.EIO && r.Context().Err() == nil {
+				w.super.opts.Log.Warn("a request for a guest failed", "job", job, "path", r.URL.Path, "error", err)
+			}
+			fail(rw, e)
+		}
+	}
+}
+
+// refused notes a request that the worker should not have let through: an address that only dialling shows, or a worker
+// that has fallen.
+func (w *worker) refused(ctx context.Context, r *http.Request, job string, version uint64, why error) {
+	e := control.AuditEntry{Kind: control.AuditDenied, Job: job, Version: version, Invocation: cut(r.Header.Get(wire.HeaderInvocation), 64), Detail: cut(why.Error(), 2048)}
+	if err := w.store.Audit(ctx, e); err != nil && ctx.Err() == nil {
+		w.super.opts.Log.Error("write audit entry", "job", job, "error", err)
+	}
+}
+
+func fail(rw http.ResponseWriter, e hostcall.Errno) {
+	rw.Header().Set(wire.HeaderError, e.String())
+	rw.WriteHeader(http.StatusUnprocessableEntity)
+}
+
+// errnoOf is an error as a guest is told of it.
+func errnoOf(err error) hostcall.Errno {
+	var e hostcall.Errno
+	var dns *net.DNSError
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, broker.ErrNotFound), errors.Is(err, control.ErrNotFound):
+		return hostcall.ENOENT
+	case errors.Is(err, broker.ErrConflict):
+		return hostcall.ESTALE
+	case errors.Is(err, broker.ErrQuota):
+		return hostcall.EDQUOT
+	case errors.Is(err, broker.ErrTooLarge):
+		return hostcall.EFBIG
+	case errors.Is(err, broker.ErrInvalid):
+		return hostcall.EINVAL
+	case errors.Is(err, broker.ErrFull):
+		return hostcall.ENOSPC
+	case errors.Is(err, broker.ErrReadOnly):
+		return hostcall.EROFS
+	case errors.As(err, &dns):
+		return hostcall.EHOSTUNREACH
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return hostcall.ECONNREFUSED
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.ErrUnexpectedEOF):
+		return hostcall.ECONNRESET
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return hostcall.EHOSTUNREACH
+	case errors.Is(err, context.Canceled):
+		return hostcall.ECANCELED
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return hostcall.ETIMEDOUT
+	}
+	return hostcall.EIO
+}
+
+func (w *worker) fetch(rw http.ResponseWriter, r *http.Request, _ string, g *grant) error {
+	u, err := url.Parse(r.Header.Get(wire.HeaderURL))
+	if err != nil {
+		return hostcall.EINVAL
+	}
+	out, err := http.NewRequestWithContext(r.Context(), r.Header.Get(wire.HeaderMethod), u.String(), r.Body)
+	if err != nil {
+		return hostcall.EINVAL
+	}
+	out.ContentLength = r.ContentLength
+	if r.ContentLength == 0 {
+		out.Body = http.NoBody
+	}
+	for name, vs := range r.Header {
+		if rest, ok := strings.CutPrefix(name, prefixed); ok {
+			out.Header[http.CanonicalHeaderKey(rest)] = vs
+		}
+	}
+	if h := out.Header.Get("Host"); h != "" {
+		out.Host = h
+		out.Header.Del("Host")
+	}
+	if out.Header.Get("User-Agent") == "" {
+		out.Header.Set("User-Agent", "ripstop")
+	}
+	resp, err := g.transport.RoundTrip(out)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	for name, vs := range resp.Header {
+		rw.Header()[prefixed+name] = vs
+	}
+	if resp.ContentLength >= 0 {
+		rw.Header().Set(prefixed+"Content-Length", strconv.FormatInt(resp.ContentLength, 10))
+	}
+	rw.WriteHeader(resp.StatusCode)
+	flush := http.NewResponseController(rw)
+	if flush.Flush() != nil {
+		return nil
+	}
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := resp.Body.Read(buf)
+		if n > 0 {
+			if _, e := rw.Write(buf[:n]); e != nil {
+				return nil // the guest does not want it any more
+			}
+			_ = flush.Flush() // the next write meets the same failure
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			panic(http.ErrAbortHandler) // the guest sees that it does not have it all
+		}
+	}
+}
+
+func (w *worker) secret(rw http.ResponseWriter, r *http.Request, job string, g *grant) error {
+	name := r.URL.Query().Get("name")
+	if err := g.grants.Secret(name); err != nil {
+		return err
+	}
+	b, err := w.store.Secret(r.Context(), job, name)
+	if err != nil {
+		return err
+	}
+	_, _ = rw.Write(b) // a worker that is gone needs it no more
+	return nil
+}
+
+// expected reads the condition of a write.
+func expected(r *http.Request) (*uint64, error) {
+	h := r.Header.Get(wire.HeaderIf)
+	if h == "" {
+		return nil, nil
+	}
+	v, err := strconv.ParseUint(h, 10, 64)
+	if err != nil {
+		return nil, hostcall.EINVAL
+	}
+	return &v, nil
+}
+
+func (w *worker) kvRead(rw http.ResponseWriter, r *http.Request, job string, g *grant) error {
+	bucket, q := r.PathValue("bucket"), r.URL.Query()
+	if err := g.grants.KV(bucket); err != nil {
+		return err
+	}
+	if q.Has("key") {
+		item, err := w.store.KVGet(r.Context(), job, bucket, q.Get("key"))
+		if err != nil {
+			return err
+		}
+		rw.Header().Set(wire.HeaderRevision, strconv.FormatUint(item.Version, 10))
+		_, _ = rw.Write(item.Value) // a worker that is gone needs it no more
+		return nil
+	}
+	limit, err := strconv.Atoi(q.Get("limit"))
+	if err != nil || limit < 1 {
+		return hostcall.EINVAL
+	}
+	items, err := w.store.KVList(r.Context(), job, bucket, q.Get("prefix"), q.Get("after"), min(limit, maxList))
+	if err != nil {
+		return err
+	}
+	type listed struct {
+		Key     string `json:"key"` // base64
+		Version uint64 `json:"version"`
+		Size    uint64 `json:"size"`
+	}
+	list := make([]listed, len(items))
+	for i, item := range items {
+		list[i] = listed{base64.StdEncoding.EncodeToString([]byte(item.Key)), item.Version, uint64(len(item.Value))}
+	}
+	return json.NewEncoder(rw).Encode(list)
+}
+
+func (w *worker) kvPut(rw http.ResponseWriter, r *http.Request, job string, g *grant) error {
+	bucket := r.PathValue("bucket")
+	if err := g.grants.KV(bucket); err != nil {
+		return err
+	}
+	expect, err := expected(r)
+	if err != nil {
+		return err
+	}
+	value, err := io.ReadAll(io.LimitReader(r.Body, broker.MaxValue+1))
+	if err != nil {
+		return err
+	}
+	v, err := w.store.KVPut(r.Context(), job, bucket, r.URL.Query().Get("key"), value, expect)
+	if err != nil {
+		return err
+	}
+	rw.Header().Set(wire.HeaderRevision, strconv.FormatUint(v, 10))
+	rw.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (w *worker) kvDelete(rw http.ResponseWriter, r *http.Request, job string, g *grant) error {
+	bucket := r.PathValue("bucket")
+	if err := g.grants.KV(bucket); err != nil {
+		return err
+	}
+	expect, err := expected(r)
+	if err != nil {
+		return err
+	}
+	if err := w.store.KVDelete(r.Context(), job, bucket, r.URL.Query().Get("key"), expect); err != nil {
+		return err
+	}
+	rw.WriteHeader(http.StatusNoContent)
+	return nil
+}
