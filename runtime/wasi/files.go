@@ -436,7 +436,7 @@ func fdPrestatDirName(c *hostcall.Call) {
 func fdReaddir(c *hostcall.Call) {
 	d, e := system(c).fds.get(c.Uint32(0), rightFDReaddir)
 	if d != nil && d.res.filetype() != typeDirectory {
-		e = hostcall.ENOTDIR
+		e = hostcall.EBADF // what TinyGo's guests take for "not a directory", and wazero says
 	}
 	if e != hostcall.Success {
 		c.Fail(e)
