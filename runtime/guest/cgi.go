@@ -2,7 +2,6 @@ package guest
 
 import (
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -17,7 +16,7 @@ import (
 )
 
 // serveCommand runs the guest from its start, with the request as its environment and standard input.
-func (s *Sandbox) serveCommand(inv *invocation, r *http.Request, info *ServeInfo) error {
+func (s *Sandbox) serveCommand(inv *invocation, in *clientBody, r *http.Request, info *ServeInfo) error {
 	resp := inv.responder
 	if strings.ContainsRune(r.URL.Path, 0) || strings.ContainsRune(r.URL.RawQuery, 0) {
 		// No environment holds it.
@@ -26,7 +25,6 @@ func (s *Sandbox) serveCommand(inv *invocation, r *http.Request, info *ServeInfo
 		resp.sent, resp.status = true, http.StatusBadRequest
 		return nil
 	}
-	in := &cgiInput{body: r.Body, left: s.program.opts.RequestBytes, control: resp.control}
 	out := &cgiOutput{resp: resp, clock: s.program.opts.Clock}
 	_ = resp.control.EnableFullDuplex() // a program may write before it has read everything
 	err := s.state.system.Restart(cgiEnviron(s.program.env, r, info), in, out, s.err)
@@ -157,63 +155,6 @@ func cgiName(field string) (string, bool) {
 		return s, true
 	}
 	return "", false
-}
-
-// cgiInput is the request's body as standard input. A read may be under way when the guest is done; finish ends it.
-type cgiInput struct {
-	body    io.ReadCloser
-	control *http.ResponseController
-
-	mu   sync.Mutex // held while reading
-	left int64
-	over bool
-
-	state   sync.Mutex
-	reading bool
-	ended   bool
-}
-
-// Read implements io.Reader.
-func (in *cgiInput) Read(p []byte) (int, error) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.state.Lock()
-	ended := in.ended
-	in.reading = !ended
-	in.state.Unlock()
-	if ended || in.body == nil {
-		return 0, io.EOF
-	}
-	n, err := in.body.Read(p)
-	in.state.Lock()
-	in.reading = false
-	in.state.Unlock()
-	if in.left -= int64(n); in.left < 0 {
-		in.over = true
-		return 0, errTooLong
-	}
-	if err != nil && err != io.EOF {
-		err = errnoOr(err, hostcall.ECONNRESET)
-	}
-	return n, err
-}
-
-// finish waits until nobody reads the body, and has nobody begin.
-func (in *cgiInput) finish() {
-	in.state.Lock()
-	in.ended = true
-	reading := in.reading
-	in.state.Unlock()
-	if reading {
-		if err := in.control.SetReadDeadline(past); err != nil {
-			_ = in.body.Close() // no connection, as in tests
-		}
-	}
-	in.mu.Lock() // the read is over
-	defer in.mu.Unlock()
-	if reading {
-		_ = in.control.SetReadDeadline(noDeadline)
-	}
 }
 
 // cgiLatency is how long output waits for more of it before it is sent.

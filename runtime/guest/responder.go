@@ -147,17 +147,16 @@ func (r *responder) done(well bool) {
 
 // unblock has reads and writes of a client that does not move return when ctx ends. The stop it answers has to be called
 // when nobody reads or writes any more; then an error page can be sent.
-func unblock(ctx context.Context, control *http.ResponseController) (stop func()) {
+func unblock(ctx context.Context, control *http.ResponseController, in *clientBody) (stop func()) {
 	finished := make(chan struct{})
 	after := context.AfterFunc(ctx, func() {
 		defer close(finished)
-		_ = control.SetReadDeadline(past) // a writer without deadlines is no connection
-		_ = control.SetWriteDeadline(past)
+		in.interrupt()
+		_ = control.SetWriteDeadline(past) // a writer without deadlines is no connection
 	})
 	return func() {
 		if !after() {
 			<-finished
-			_ = control.SetReadDeadline(noDeadline)
 			_ = control.SetWriteDeadline(noDeadline)
 		}
 	}

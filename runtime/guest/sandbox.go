@@ -107,12 +107,13 @@ func (s *Sandbox) Serve(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	s.state.inv = inv
 	s.state.log.begin(inv.ctx)
 	s.limit()
-	stop := unblock(ctx, inv.responder.control)
+	in := newClientBody(r, inv.responder.control, o.RequestBytes)
+	stop := unblock(ctx, inv.responder.control, in)
 	var err error
 	if s.program.kind == Task {
-		err = s.serveTask(inv, r, &info)
+		err = s.serveTask(inv, in, r, &info)
 	} else {
-		err = s.serveCommand(inv, r, &info)
+		err = s.serveCommand(inv, in, r, &info)
 	}
 	stop()
 	s.state.inv = nil

@@ -11,11 +11,8 @@ import (
 
 var _ wasi.Stream = (*stream)(nil)
 
-// What the guest's reads fail with when a body is longer than allowed, and its writes to a body that it can only read.
-const (
-	errTooLong   = hostcall.EMSGSIZE
-	errBodyWrite = hostcall.EPIPE
-)
+// errTooLong is what the guest's reads fail with when a request's body is longer than allowed.
+const errTooLong = hostcall.EMSGSIZE
 
 // streamBuffer bounds what waits in each direction of a stream, in bytes.
 const streamBuffer = 64 << 10
@@ -215,16 +212,11 @@ func (s *stream) end(err error) {
 	wake()
 }
 
-// feed copies r to the guest as it takes it, and ends with r. It answers how much was read.
-func (s *stream) feed(r io.Reader, most int64) {
+// feed copies r to the guest as it takes it, and ends with r.
+func (s *stream) feed(r io.Reader) {
 	buf := make([]byte, 16<<10)
-	total := int64(0)
 	for {
 		n, err := r.Read(buf)
-		if total += int64(n); total > most {
-			s.end(errTooLong)
-			return
-		}
 		if !s.put(buf[:n]) {
 			return
 		}

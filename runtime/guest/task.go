@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/ripstop-vm/ripstop/runtime"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
 
 // Bounds of a task's request buffer, in bytes.
@@ -51,8 +52,8 @@ func (s *Sandbox) memory(ptr, n uint32, what string) ([]byte, error) {
 }
 
 // serveTask makes one call into the guest.
-func (s *Sandbox) serveTask(inv *invocation, r *http.Request, info *ServeInfo) error {
-	feeding, n, err := s.writeRequest(inv, r, info)
+func (s *Sandbox) serveTask(inv *invocation, in *clientBody, r *http.Request, info *ServeInfo) error {
+	n, err := s.writeRequest(inv, in, r, info)
 	if err == nil {
 		s.stack[0] = uint64(n)
 		err = s.handle.Call(inv.ctx, s.stack[:])
@@ -60,13 +61,13 @@ func (s *Sandbox) serveTask(inv *invocation, r *http.Request, info *ServeInfo) e
 	}
 	resp := inv.responder
 	resp.done(err == nil)
-	feeding.end()
+	in.interrupt()
 	inv.finish()
-	feeding.reset()
+	in.finish()
 	switch {
 	case err != nil:
 		return err
-	case feeding.over:
+	case in.over:
 		if !resp.sent {
 			return &runtime.LimitError{Limit: "request", Used: uint64(s.program.opts.RequestBytes) + 1, Max: uint64(s.program.opts.RequestBytes)}
 		}
@@ -106,8 +107,7 @@ func callerCause(inv *invocation, err error) error {
 }
 
 // writeRequest puts the request into the guest's buffer, and answers its length there.
-func (s *Sandbox) writeRequest(inv *invocation, r *http.Request, info *ServeInfo) (*feeding, uint32, error) {
-	f := &feeding{request: r, responder: inv.responder}
+func (s *Sandbox) writeRequest(inv *invocation, in *clientBody, r *http.Request, info *ServeInfo) (uint32, error) {
 	q := taskRequest{
 		method: r.Method, scheme: info.Scheme, host: r.Host, target: r.URL.RequestURI(), prefix: prefixOf(r, info), protocol: r.Proto,
 		remote: info.RemoteAddr, invocation: info.Invocation, header: requestHeader(r),
@@ -116,7 +116,7 @@ func (s *Sandbox) writeRequest(inv *invocation, r *http.Request, info *ServeInfo
 		q.timeLeft = uint64(max(info.Deadline.Sub(s.program.opts.Clock.Now()), 1))
 	}
 	n := r.ContentLength
-	if r.Body == nil || r.Body == http.NoBody {
+	if in.eof.Load() {
 		n = 0
 	}
 	b := q.append(s.scratch[:0])
@@ -126,8 +126,8 @@ func (s *Sandbox) writeRequest(inv *invocation, r *http.Request, info *ServeInfo
 	case n > 0 && n <= maxInline && uint64(len(b))+4+uint64(n) <= uint64(s.room):
 		q.body = bodyInline
 		q.inline = make([]byte, n)
-		if _, err := io.ReadFull(r.Body, q.inline); err != nil {
-			return f, 0, clientError(inv, err)
+		if _, err := io.ReadFull(in, q.inline); err != nil {
+			return 0, clientError(inv, err)
 		}
 	default:
 		q.body = bodyStream
@@ -137,23 +137,26 @@ func (s *Sandbox) writeRequest(inv *invocation, r *http.Request, info *ServeInfo
 		st := newStream(nil)
 		fd, err := s.state.system.Insert(st)
 		if err != nil {
-			return f, 0, fmt.Errorf("hand over the request's body: %w", err)
+			return 0, fmt.Errorf("hand over the request's body: %w", err)
 		}
 		q.fd = fd
 		inv.add(st)
 		_ = inv.responder.control.EnableFullDuplex() // HTTP/2 always is; others read first
-		f.start(inv, st, s.program.opts.RequestBytes)
+		inv.running.Go(func() {
+			st.feed(in)
+			st.refuse(hostcall.EPIPE) // it can only be read
+		})
 	}
 	b = q.append(s.scratch[:0])
 	s.scratch = b[:0]
 	if uint64(len(b)) > uint64(s.room) {
-		return f, 0, &runtime.LimitError{Limit: "request header", Used: uint64(len(b)), Max: uint64(s.room)}
+		return 0, &runtime.LimitError{Limit: "request header", Used: uint64(len(b)), Max: uint64(s.room)}
 	}
 	to, err := s.memory(s.buffer, s.room, "the request buffer")
 	if err != nil {
-		return f, 0, err
+		return 0, err
 	}
-	return f, uint32(copy(to, b)), nil
+	return uint32(copy(to, b)), nil
 }
 
 // clientError is what a failed read of the request's body means.
@@ -172,48 +175,4 @@ func prefixOf(r *http.Request, info *ServeInfo) string {
 		return ""
 	}
 	return p
-}
-
-// feeding copies a request's body to a guest.
-type feeding struct {
-	request   *http.Request
-	responder *responder
-	done      chan struct{} // closed when nobody reads the body any more; nil if nobody did
-	over      bool          // more came than is allowed; valid once done is closed
-	cut       bool
-}
-
-func (f *feeding) start(inv *invocation, st *stream, most int64) {
-	f.done = make(chan struct{})
-	inv.running.Go(func() {
-		defer close(f.done)
-		st.feed(f.request.Body, most)
-		st.mu.Lock()
-		f.over = errors.Is(st.inEnd, errTooLong)
-		st.mu.Unlock()
-		st.refuse(errBodyWrite)
-	})
-}
-
-// end has the reader of the body give up, if it still reads.
-func (f *feeding) end() {
-	if f.done == nil {
-		return
-	}
-	select {
-	case <-f.done:
-		return
-	default:
-	}
-	f.cut = true
-	if err := f.responder.control.SetReadDeadline(past); err != nil {
-		_ = f.request.Body.Close() // no connection, as in tests: closing it ends the read
-	}
-}
-
-// reset makes the connection readable again.
-func (f *feeding) reset() {
-	if f.cut {
-		_ = f.responder.control.SetReadDeadline(noDeadline)
-	}
 }

@@ -296,7 +296,7 @@ func exchange(s *state, c *hostcall.Call, r *http.Request, length uint64, fd int
 		head := appendUint32(nil, uint32(resp.StatusCode))
 		head = appendHeader(head, h)
 		l.head(hostcall.Success, head)
-		l.stream.feed(resp.Body, math.MaxInt64)
+		l.stream.feed(resp.Body)
 		l.stream.refuse(hostcall.EPIPE)
 	})
 }
