@@ -172,6 +172,17 @@ func TestPreopenedFilesShowNothingAroundThem(t *testing.T) {
 	wantErrno(t, "unlink", g.path1("path_unlink_file", 3, "second"), hostcall.EROFS)
 }
 
+func TestTheWholeRootDoesNotIncludeTheMemoryOfTheHost(t *testing.T) {
+	g := newCaller(t, Options{Preopens: []Preopen{{Guest: "/", Host: "/"}}})
+	for _, p := range []string{"proc/self/mem", "proc/self/environ", "proc/1/mem", "proc/self/root/proc/self/mem", "proc/self/fd/0"} {
+		for _, base := range []rights{reading, readWrite} {
+			if _, e := g.open(3, p, 0, base, 0); e == hostcall.Success {
+				t.Errorf("%s was opened", p)
+			}
+		}
+	}
+}
+
 // judge keeps what rules would see of the last call.
 type judge struct {
 	watch    string

@@ -205,6 +205,21 @@ func (h *handle) memory() (null, zero bool) {
 	return st.Rdev == unix.Mkdev(1, 3), st.Rdev == unix.Mkdev(1, 5)
 }
 
+// isWindow reports whether h is a file of procfs: no file, but a window into the kernel and its processes. Through
+// /proc/self/mem, whoever is granted the whole root would leave the sandbox. The kernel's settings may be read, since
+// programs do.
+func (h *handle) isWindow(write bool) bool {
+	var st unix.Statfs_t
+	if unix.Fstatfs(h.fd, &st) != nil {
+		return true
+	}
+	if st.Type != unix.PROC_SUPER_MAGIC {
+		return false
+	}
+	name, _, err := h.hostName()
+	return write || err != nil || !within(name, "/proc/sys")
+}
+
 // nanos is a time as WASI has it, which begins in 1970.
 func nanos(t unix.Timespec) uint64 { return uint64(max(t.Nano(), 0)) }
 

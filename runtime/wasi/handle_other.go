@@ -236,6 +236,9 @@ func (h *handle) stat() (filestat, error) {
 // memory finds no devices: here they cannot be told apart.
 func (h *handle) memory() (null, zero bool) { return false, false }
 
+// isWindow knows of no such files here.
+func (h *handle) isWindow(bool) bool { return false }
+
 func goFiletype(m fs.FileMode) filetype {
 	switch {
 	case m.IsRegular():

@@ -73,11 +73,14 @@ func def(name string, class hostcall.Class, params []hostcall.ValueType, call fu
 		Module: Module, Name: name, Params: params, Results: []hostcall.ValueType{i32}, Class: class, Args: args, Fails: true,
 		Call: call,
 	}
+	var fds []int
 	for i, a := range args {
 		if a.Kind == hostcall.FD && a.Dir == hostcall.In {
-			f.Resolve = resolveFD(i)
-			break
+			fds = append(fds, i)
 		}
+	}
+	if fds != nil {
+		f.Resolve = fdResolver(fds...)
 	}
 	return f
 }

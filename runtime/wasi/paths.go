@@ -369,6 +369,9 @@ func (t *target) open(a access, oflags uint32, judged bool) (resource, error) {
 		if a.directory {
 			return nil, hostcall.ENOTDIR
 		}
+		if t.node.isWindow(a.write || a.truncate) {
+			return nil, hostcall.EACCES
+		}
 		h, err := t.node.reopen(a)
 		if err != nil {
 			return nil, err

@@ -61,7 +61,7 @@ func resolver(paths ...pathArg) func(*hostcall.Call) {
 		for i, p := range paths {
 			t := &ts.list[i]
 			*t = s.lookup(c, p, true)
-			resolveFD(p.fd)(c)
+			resolveFD(c, p.fd)
 			v := c.Value(p.path)
 			v.Object, v.Dir = t.name, t.kind == typeDirectory
 			if c.Unresolved == hostcall.Success {
@@ -72,18 +72,25 @@ func resolver(paths ...pathArg) func(*hostcall.Call) {
 	}
 }
 
-// resolveFD names what descriptor argument i stands for.
-func resolveFD(i int) func(*hostcall.Call) {
+// fdResolver makes the Resolve of a function over descriptors.
+func fdResolver(fds ...int) func(*hostcall.Call) {
 	return func(c *hostcall.Call) {
-		d, e := system(c).fds.get(c.Uint32(i), 0)
-		if e == hostcall.Success {
-			v := c.Value(i)
-			v.Object, e = objectName(d)
-			v.Dir = d.res.filetype() == typeDirectory
+		for _, i := range fds {
+			resolveFD(c, i)
 		}
-		if c.Unresolved == hostcall.Success {
-			c.Unresolved = e
-		}
+	}
+}
+
+// resolveFD names what descriptor argument i stands for.
+func resolveFD(c *hostcall.Call, i int) {
+	d, e := system(c).fds.get(c.Uint32(i), 0)
+	if e == hostcall.Success {
+		v := c.Value(i)
+		v.Object, e = objectName(d)
+		v.Dir = d.res.filetype() == typeDirectory
+	}
+	if c.Unresolved == hostcall.Success {
+		c.Unresolved = e
 	}
 }
 
