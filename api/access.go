@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -126,7 +125,7 @@ func (s *Server) require(verb control.Verb) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			t := caller(c)
-			if !allows(t.Scope, verb) {
+			if !t.Scope.Allows(verb) {
 				s.denied(c, t.Name, fmt.Sprintf("%s %s: scope lacks %q", c.Request().Method, c.Path(), verb))
 				return newProblem(http.StatusForbidden, "scope", "Not allowed",
 					"token %q does not allow %q; ask for one that does (ripstop token create --allow %s)", t.Name, verb, verb)
@@ -134,10 +133,6 @@ func (s *Server) require(verb control.Verb) echo.MiddlewareFunc {
 			return next(c)
 		}
 	}
-}
-
-func allows(s control.Scope, verb control.Verb) bool {
-	return slices.Contains(s.Verbs, verb) || slices.Contains(s.Verbs, control.VerbAdmin)
 }
 
 // refusals bounds how many refused requests reach the audit log, so that strangers cannot fill it: 20 at once, then one

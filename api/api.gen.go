@@ -237,6 +237,9 @@ type TokenID = string
 // JobAnswer A job and its current version.
 type JobAnswer = Job
 
+// JobStarting A job and its current version.
+type JobStarting = Job
+
 // ProblemAnswer Problem details (RFC 9457).
 type ProblemAnswer = Problem
 

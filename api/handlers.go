@@ -142,10 +142,10 @@ func (s *Server) DeployJob(c echo.Context, name JobName) error {
 
 func (s *Server) deploy(c echo.Context, name string, read *body, module io.Reader, m *manifest.Manifest) error {
 	j, v, err := s.opts.Control.Deploy(c.Request().Context(), caller(c).Name, name, module, m)
-	if err != nil {
+	if err != nil && j.Name == "" {
 		return read.failure(err)
 	}
-	return s.answerJob(c, http.StatusCreated, j, v)
+	return s.answerChange(c, http.StatusCreated, j, v, err)
 }
 
 // RemoveJob implements ServerInterface.
@@ -164,10 +164,25 @@ func (s *Server) RollbackJob(c echo.Context, name JobName) error {
 		return err
 	}
 	j, v, err := s.opts.Control.Rollback(c.Request().Context(), caller(c).Name, name, to.Version)
+	if err != nil && j.Name == "" {
+		return err
+	}
+	return s.answerChange(c, http.StatusOK, j, v, err)
+}
+
+// answerChange answers a change that was committed. unconfirmed is not nil when no worker has said yet that it serves it:
+// the change stands, so this is no failure, but the caller is told to wait.
+func (s *Server) answerChange(c echo.Context, status int, j control.Job, v control.Version, unconfirmed error) error {
+	if unconfirmed == nil {
+		return s.answerJob(c, status, j, v)
+	}
+	s.opts.Log.Warn("change is stored, but not served yet", "job", j.Name, "version", v.Number, "error", unconfirmed)
+	out, err := s.job(j, v)
 	if err != nil {
 		return err
 	}
-	return s.answerJob(c, http.StatusOK, j, v)
+	out.Status = "starting"
+	return s.answer(c, http.StatusAccepted, out)
 }
 
 // ListVersions implements ServerInterface.

@@ -87,6 +87,8 @@ func (b *body) Read(p []byte) (int, error) {
 	case errors.Is(err, io.EOF):
 		b.err = io.EOF
 		_ = b.ctl.SetReadDeadline(time.Time{})
+	case errors.As(err, new(*wire.Problem)):
+		b.err = err // of a body that this one reads from
 	default:
 		b.err = newProblem(http.StatusBadRequest, "upload-interrupted", "Upload interrupted",
 			"the %s ended after %d bytes: %s; nothing was changed", b.what, b.read, readFailure(err))
@@ -146,7 +148,6 @@ func manifestProblem(err error) *wire.Problem {
 type upload struct {
 	manifest *manifest.Manifest // nil: none was sent
 	module   io.Reader          // nil: none was sent
-	rest     func() error       // checks that nothing follows the module
 }
 
 // readUpload reads a multipart body up to the module's first byte.

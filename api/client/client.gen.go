@@ -243,6 +243,9 @@ type TokenID = string
 // JobAnswer A job and its current version.
 type JobAnswer = Job
 
+// JobStarting A job and its current version.
+type JobStarting = Job
+
 // ProblemAnswer Problem details (RFC 9457).
 type ProblemAnswer = Problem
 
@@ -2374,6 +2377,8 @@ type DeployJobResponse struct {
 	HTTPResponse *http.Response
 	// JSON201 the response for an HTTP 201 `application/json` response
 	JSON201 *JobAnswer
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *JobStarting
 	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationproblemJSONDefault *ProblemAnswer
 }
@@ -2471,6 +2476,8 @@ type DeployManifestResponse struct {
 	HTTPResponse *http.Response
 	// JSON201 the response for an HTTP 201 `application/json` response
 	JSON201 *JobAnswer
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *JobStarting
 	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationproblemJSONDefault *ProblemAnswer
 }
@@ -2535,6 +2542,8 @@ type DeployModuleResponse struct {
 	HTTPResponse *http.Response
 	// JSON201 the response for an HTTP 201 `application/json` response
 	JSON201 *JobAnswer
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *JobStarting
 	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationproblemJSONDefault *ProblemAnswer
 }
@@ -2568,6 +2577,8 @@ type RollbackJobResponse struct {
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *JobAnswer
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *JobStarting
 	// ApplicationproblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationproblemJSONDefault *ProblemAnswer
 }
@@ -3538,6 +3549,13 @@ func ParseDeployJobResponse(rsp *http.Response) (*DeployJobResponse, error) {
 		}
 		response.JSON201 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest JobStarting
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest ProblemAnswer
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -3630,6 +3648,13 @@ func ParseDeployManifestResponse(rsp *http.Response) (*DeployManifestResponse, e
 		}
 		response.JSON201 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest JobStarting
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest ProblemAnswer
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -3689,6 +3714,13 @@ func ParseDeployModuleResponse(rsp *http.Response) (*DeployModuleResponse, error
 		}
 		response.JSON201 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest JobStarting
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest ProblemAnswer
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -3721,6 +3753,13 @@ func ParseRollbackJobResponse(rsp *http.Response) (*RollbackJobResponse, error) 
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest JobStarting
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest ProblemAnswer
