@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,34 +20,29 @@ const maxStreams = 1000
 // Link is a worker's connection to its control process: HTTP/2 over one connection, with the worker as the client. It is
 // safe for concurrent use, and over for good when the connection breaks.
 type Link struct {
-	client *http.Transport
-	slots  chan struct{}
+	conn  *http.ClientConn
+	slots chan struct{}
 }
 
 // NewLink speaks over conn, which it owns from then on.
-func NewLink(conn net.Conn) *Link {
-	var used atomic.Bool
+func NewLink(ctx context.Context, conn net.Conn) (*Link, error) {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	t := &http.Transport{
 		Protocols:          protocols,
 		DisableCompression: true,
 		HTTP2:              &http.HTTP2Config{StrictMaxConcurrentRequests: true},
-		DialContext: func(context.Context, string, string) (net.Conn, error) {
-			if used.Swap(true) {
-				return nil, errors.New("the link to the control process is gone")
-			}
-			return conn, nil
-		},
+		DialContext:        func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 	}
-	return &Link{client: t, slots: make(chan struct{}, maxStreams)}
+	c, err := t.NewClientConn(ctx, "http", "control:80")
+	if err != nil {
+		return nil, fmt.Errorf("open the link: %w", errors.Join(err, conn.Close()))
+	}
+	return &Link{conn: c, slots: make(chan struct{}, maxStreams)}, nil
 }
 
-// Close ends the link.
-func (l *Link) Close() error {
-	l.client.CloseIdleConnections()
-	return nil
-}
+// Close ends the link and what is under way on it.
+func (l *Link) Close() error { return l.conn.Close() }
 
 // Do makes one request. The response's body gives its slot back when it is closed.
 func (l *Link) Do(r *http.Request) (*http.Response, error) {
@@ -55,7 +51,7 @@ func (l *Link) Do(r *http.Request) (*http.Response, error) {
 	case <-r.Context().Done():
 		return nil, context.Cause(r.Context())
 	}
-	resp, err := l.client.RoundTrip(r)
+	resp, err := l.conn.RoundTrip(r)
 	if err != nil {
 		<-l.slots
 		return nil, err
@@ -129,4 +125,24 @@ func (l *Link) Orders(ctx context.Context, each func(wire.Order)) error {
 		}
 		each(o)
 	}
+}
+
+// PathMetrics is where Post takes what was measured to.
+const PathMetrics = wire.PathMetrics
+
+// Post hands a body of telemetry over.
+func (l *Link) Post(ctx context.Context, path string, body []byte) error {
+	r, err := request(ctx, http.MethodPost, path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	resp, err := l.Do(r)
+	if err != nil {
+		return fmt.Errorf("post to %s: %w", path, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		return fmt.Errorf("post to %s: %s", path, resp.Status)
+	}
+	return nil
 }

@@ -84,9 +84,12 @@ func (s *reports) run(ctx context.Context, l *Link) error {
 	failed := make(chan error, 1)
 	go func() {
 		resp, err := l.Do(r)
-		if err == nil {
-			err = fmt.Errorf("the control process ended the reports: %s", resp.Status)
+		if err == nil { // the head comes at once; the end, when there is one
+			_, err = io.Copy(io.Discard, resp.Body)
 			_ = resp.Body.Close() // nothing in it is needed
+			if err == nil {
+				err = fmt.Errorf("the control process ended the reports: %s", resp.Status)
+			}
 		}
 		_ = pr.CloseWithError(err)
 		failed <- err

@@ -164,7 +164,7 @@ type page struct {
 }
 
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request, id string, p *wire.Problem) {
-	body, err := json.Marshal(page{Type: "https://ripstop.dev/problems/" + p.Code, Title: p.Title, Status: p.Status, Detail: p.Detail, Invocation: id})
+	body, err := json.Marshal(page{Type: "urn:ripstop:problem:" + p.Code, Title: p.Title, Status: p.Status, Detail: p.Detail, Invocation: id})
 	if err != nil {
 		body = nil // strings and numbers always encode
 	}

@@ -62,10 +62,20 @@ type Match struct {
 
 // NewRoutes makes a set. Two routes with the same host and path are an error, whatever job they lead to.
 func NewRoutes(routes []Route) (*Routes, error) {
-	t := &Routes{hosts: map[string]*paths{}}
+	t, refused := Fit(routes)
+	if len(refused) > 0 {
+		return nil, refused[0]
+	}
+	return t, nil
+}
+
+// Fit makes a set of the routes that are valid and not taken by one before them, and answers what is wrong with the others.
+func Fit(routes []Route) (t *Routes, refused []error) {
+	t = &Routes{hosts: map[string]*paths{}}
 	for _, r := range routes {
 		if err := r.Check(); err != nil {
-			return nil, err
+			refused = append(refused, err)
+			continue
 		}
 		p := t.hosts[r.Host]
 		if p == nil {
@@ -77,7 +87,8 @@ func NewRoutes(routes []Route) (*Routes, error) {
 			set, key = p.subtree, strings.TrimSuffix(r.Path, "/")
 		}
 		if other, taken := set[key]; taken {
-			return nil, fmt.Errorf("route %s%s of job %s is taken by job %s", r.Host, r.Path, r.Job, other)
+			refused = append(refused, fmt.Errorf("route %s%s of job %s is taken by job %s", r.Host, r.Path, r.Job, other))
+			continue
 		}
 		set[key] = r.Job
 	}
@@ -91,7 +102,7 @@ func NewRoutes(routes []Route) (*Routes, error) {
 		}
 		sort.Sort(sort.Reverse(sort.IntSlice(p.depths)))
 	}
-	return t, nil
+	return t, refused
 }
 
 // Match finds the job for a request: routes that name its host go before those for any host; among them an exact path

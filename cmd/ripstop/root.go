@@ -37,6 +37,9 @@ func newRoot() *cobra.Command {
 		newSecretCommand(), newTokenCommand(), newAuditCommand(), newVersionCommand(),
 		newRunCommand(),
 		newInspectCommand(),
+		newServeCommand(),
+		newWorkerCommand(),
+		newCheckCommand(),
 	)
 	for _, c := range root.Commands() {
 		markArgumentErrors(c)

@@ -1,0 +1,10 @@
+//go:build !unix
+
+package main
+
+import "errors"
+
+// limitProcess fails: there is no way here to bound what a check uses.
+func limitProcess(uint64, uint64) error {
+	return errors.New("this platform cannot bound a process's resources")
+}

@@ -1,0 +1,279 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+
+	"github.com/ripstop-vm/ripstop/agent/supervisor"
+	"github.com/ripstop-vm/ripstop/api"
+	"github.com/ripstop-vm/ripstop/broker/embedded"
+	"github.com/ripstop-vm/ripstop/control"
+	"github.com/ripstop-vm/ripstop/internal/telemetry"
+	"github.com/ripstop-vm/ripstop/manifest"
+	"github.com/ripstop-vm/ripstop/runtime/guest"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+)
+
+// serveOptions are the flags of `ripstop serve`.
+type serveOptions struct {
+	data, api, ingress  string
+	volumes             []string
+	maxUpload           string
+	logFormat, logLevel string
+	drain               time.Duration
+	ingressURL          string
+	hosts               []string
+}
+
+func newServeCommand() *cobra.Command {
+	var o serveOptions
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Start the server: an API that takes .wasm files, and the URLs at which they answer",
+		Long: "Start the server. It keeps everything under the data directory, takes deploys on the API's address and answers\n" +
+			"requests on the ingress address. Guests run in a process of their own, without any credential.",
+		Example: "  ripstop serve\n  ripstop serve --data /var/lib/ripstop --ingress :8080 --volume shared=/srv/shared:ro",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return serve(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.data, "data", "", dataDirHelp)
+	f.StringVar(&o.api, "api", defaultAPIAddress, "address of the API")
+	f.StringVar(&o.ingress, "ingress", defaultIngressAddress, "address at which jobs answer")
+	f.StringVar(&o.ingressURL, "ingress-url", "", "URL that clients reach ingress at, if it is not its address")
+	f.StringArrayVar(&o.volumes, "volume", nil, "NAME=DIR[:ro]: a directory that manifests may grant as source NAME (repeatable)")
+	f.StringVar(&o.maxUpload, "max-upload", "64MiB", "largest module taken")
+	f.StringArrayVar(&o.hosts, "host", nil, "a name that API clients may use for this server, besides its address (repeatable)")
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.DurationVar(&o.drain, "drain", 10*time.Second, "how long invocations may take to finish when the server stops")
+	return cmd
+}
+
+// parseVolumes reads --volume flags: name → absolute directory.
+func parseVolumes(flags []string) (map[string]string, error) {
+	volumes := map[string]string{}
+	for _, v := range flags {
+		name, dir, ok := strings.Cut(v, "=")
+		if !ok || name == "" || dir == "" || strings.Contains(name, "/") {
+			return nil, fmt.Errorf("volume %q is not NAME=DIR", v)
+		}
+		if _, taken := volumes[name]; taken {
+			return nil, fmt.Errorf("volume %q is given twice", name)
+		}
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return nil, fmt.Errorf("volume %q: %w", v, err)
+		}
+		info, err := os.Stat(abs)
+		if err != nil {
+			return nil, fmt.Errorf("volume %s: %w", name, err)
+		}
+		if !info.IsDir() {
+			return nil, fmt.Errorf("volume %s: %s is no directory", name, abs)
+		}
+		volumes[name] = abs
+	}
+	return volumes, nil
+}
+
+// serve runs the server until ctx ends. What keeps it from starting is one line and exit code 2, and changed nothing.
+func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error {
+	refuse := func(err error) error { return exitError{exitUsage, err} }
+	log, err := newLogger(stderr, o.logFormat, o.logLevel)
+	if err != nil {
+		return refuse(err)
+	}
+	volumes, err := parseVolumes(o.volumes)
+	if err != nil {
+		return refuse(err)
+	}
+	maxUpload, err := manifest.ParseSize(o.maxUpload)
+	if err != nil || maxUpload <= 0 {
+		return refuse(fmt.Errorf("--max-upload %q is no size, such as 64MiB", o.maxUpload))
+	}
+	dir, err := dataDir(o.data)
+	if err != nil {
+		return refuse(err)
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return refuse(err)
+	}
+
+	// The ports first: a start that cannot work must not touch the data.
+	apiListener, err := listen(ctx, "API", o.api)
+	if err != nil {
+		return refuse(err)
+	}
+	defer apiListener.Close()
+	ingress, err := listen(ctx, "ingress", o.ingress)
+	if err != nil {
+		return refuse(err)
+	}
+	defer ingress.Close()
+	ingressFile, err := ingress.File()
+	if err != nil {
+		return fmt.Errorf("hand over the ingress listener: %w", err)
+	}
+	defer ingressFile.Close()
+	if o.ingressURL == "" {
+		o.ingressURL = urlOf(ingress.Addr())
+	}
+
+	store, err := embedded.Open(dir, embedded.Options{})
+	if err != nil {
+		return refuse(err)
+	}
+	defer store.Close()
+	table, err := hostcall.NewTable(guest.Libraries()...)
+	if err != nil {
+		return err
+	}
+	tel, err := telemetry.New(telemetry.Options{Process: "server"})
+	if err != nil {
+		return err
+	}
+	remote := new(telemetry.Remote)
+	var forwarder *telemetry.Forwarder
+	if telemetry.SpansWanted() {
+		forwarder = telemetry.NewForwarder(log)
+	}
+	env, err := workerEnv(workerConfig{CacheDir: filepath.Join(dir, "cache"), Volumes: volumes, LogFormat: o.logFormat, LogLevel: o.logLevel, Spans: forwarder != nil, Drain: o.drain})
+	if err != nil {
+		return err
+	}
+	options := supervisor.Options{Env: env, Ingress: ingressFile, Log: log, Metrics: func(b []byte) {
+		if err := remote.Set(b); err != nil {
+			log.Warn("the worker's metrics were left out", "error", err)
+		}
+	}}
+	if forwarder != nil {
+		options.Spans = forwarder.Take
+	}
+	super, err := supervisor.New(options)
+	if err != nil {
+		return err
+	}
+	state, err := control.New(store.Records(), store.Blobs(), store.Buckets(), super, control.Options{DataDir: dir, MaxModule: int64(maxUpload), Table: table, Log: log})
+	if err != nil {
+		return refuse(err)
+	}
+	if err := state.Bootstrap(ctx, dir); err != nil {
+		return refuse(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "cache"), 0o700); err != nil {
+		return refuse(err)
+	}
+	front, err := api.New(api.Options{
+		Control: state, Hub: super.Hub(), Ready: super.Ready, IngressURL: o.ingressURL, MaxUpload: int64(maxUpload), Hosts: o.hosts,
+		Metrics:        promhttp.HandlerFor(prometheus.Gatherers{tel.Gatherer(), remote}, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}),
+		Table:          table,
+		ManifestSchema: manifest.Schema(), Version: readBuildInfo().Version, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	server := api.NewServer(front)
+
+	// What runs ends in order: first the API, so that nothing changes any more, then the worker, then the store.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	var wg sync.WaitGroup
+	failed := make(chan error, 4)
+	wg.Go(func() { failed <- super.Run(life, state) })
+	wg.Go(func() {
+		if err := state.Run(life); err != nil && life.Err() == nil {
+			failed <- err
+		}
+	})
+	if forwarder != nil {
+		wg.Go(func() {
+			if err := forwarder.Run(life); err != nil && life.Err() == nil {
+				log.Warn("spans are not sent", "error", err)
+			}
+		})
+	}
+	wg.Go(func() {
+		if err := server.Serve(apiListener); !errors.Is(err, http.ErrServerClosed) {
+			failed <- err
+		}
+	})
+	banner(stdout, apiListener.Addr(), o.ingressURL, dir)
+
+	select {
+	case <-ctx.Done():
+		err = nil
+	case err = <-failed:
+		log.Error("the server ends", "error", err)
+	}
+	log.Info("stopping", "drain", o.drain)
+	drain, cancel := context.WithTimeout(life, o.drain+time.Second)
+	defer cancel()
+	if e := server.Shutdown(drain); e != nil {
+		log.Warn("API requests were cut off", "error", e)
+		_ = server.Close() // nothing more can be done for them
+	}
+	if e := super.Drain(drain); e != nil {
+		log.Warn("invocations were cut off", "error", e)
+	}
+	end()
+	wg.Wait()
+	return errors.Join(err, tel.Shutdown(drain), store.Close())
+}
+
+func listen(ctx context.Context, what, address string) (*net.TCPListener, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("%s address %s: %w", what, address, err)
+	}
+	return l.(*net.TCPListener), nil
+}
+
+// urlOf is how a client on this machine reaches an address.
+func urlOf(a net.Addr) string {
+	host, port, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return "http://" + a.String()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// workerEnv is the worker's whole environment: nothing of ours goes to it by itself.
+func workerEnv(c workerConfig) ([]string, error) {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("write the worker's configuration: %w", err)
+	}
+	env := []string{workerVariable + "=" + string(b)}
+	for _, name := range []string{"GOMAXPROCS", "GOMEMLIMIT", "GOGC", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "TZ"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env, nil
+}
+
+func banner(w io.Writer, address net.Addr, ingressURL, dir string) {
+	at := urlOf(address)
+	fmt.Fprintf(w, "ripstop %s\n  API      %s\n  ingress  %s\n  data     %s\n\nDeploy in another terminal:\n  curl -T hello.wasm -H \"Authorization: Bearer $(ripstop token --data %s)\" %s/v1/jobs/hello/module\nor:\n  ripstop deploy hello.wasm\n",
+		readBuildInfo().Version, at, ingressURL, dir, dir, at)
+}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ripstop-vm/ripstop/agent"
+	"github.com/ripstop-vm/ripstop/agent/supervisor"
+	"github.com/ripstop-vm/ripstop/gateway"
+	"github.com/ripstop-vm/ripstop/internal/telemetry"
+	"github.com/ripstop-vm/ripstop/manifest"
+)
+
+// workerConfig is what `ripstop serve` tells its worker, as JSON in workerVariable. No credential is in it.
+type workerConfig struct {
+	CacheDir  string            `json:"cacheDir,omitempty"`
+	Volumes   map[string]string `json:"volumes,omitempty"`
+	LogFormat string            `json:"logFormat,omitempty"`
+	LogLevel  string            `json:"logLevel,omitempty"`
+	Spans     bool              `json:"spans,omitempty"` // spans are wanted
+	Drain     time.Duration     `json:"drain,omitempty"`
+}
+
+const workerVariable = "RIPSTOP_WORKER"
+
+// maxConnections bounds the open connections of ingress; more wait in the kernel's backlog.
+const maxConnections = 8192
+
+func newWorkerCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "worker",
+		Short:  "Run guests for a server (started by `ripstop serve`, not by hand)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			config := os.Getenv(workerVariable)
+			if config == "" {
+				return usageError(cmd, errors.New("a worker is started by `ripstop serve`"))
+			}
+			var c workerConfig
+			if err := json.Unmarshal([]byte(config), &c); err != nil {
+				return fmt.Errorf("read %s: %w", workerVariable, err)
+			}
+			return runWorker(cmd.Context(), c)
+		},
+	}
+}
+
+// runWorker serves guests until the control process asks to end, is gone, or ctx ends.
+func runWorker(ctx context.Context, c workerConfig) error {
+	log, err := newLogger(os.Stderr, c.LogFormat, c.LogLevel)
+	if err != nil {
+		return err
+	}
+	log = log.With("process", "worker")
+	slog.SetDefault(log)
+	conn, err := inheritedConn(supervisor.LinkFD)
+	if err != nil {
+		return err
+	}
+	listener, err := inheritedListener(supervisor.IngressFD)
+	if err != nil {
+		return err
+	}
+	link, err := agent.NewLink(ctx, conn)
+	if err != nil {
+		return err
+	}
+	defer link.Close()
+
+	tel, err := telemetry.New(telemetry.Options{Process: "worker", Spans: spansOver(link, c.Spans)})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var handler *gateway.Handler
+	a, err := agent.Open(ctx, agent.Options{
+		Link: link, CacheDir: c.CacheDir, Volumes: c.Volumes, Log: log, Recorder: tel.Tasks(), Tracer: tel.Tracer(),
+		Routes: func(jobs map[string][]manifest.Route) { handler.SetRoutes(routesOf(jobs, log)) },
+	})
+	if err != nil {
+		return err
+	}
+	handler = gateway.New(gateway.Options{Agent: a, Recorder: tel.Ingress(), Tracer: tel.Tracer(), Log: log})
+	server := gateway.NewServer(handler, log)
+	running := make(chan error, 1)
+	go func() { running <- a.Run(ctx) }()
+	metrics := make(chan struct{})
+	go func() { defer close(metrics); sendMetrics(ctx, link, tel) }()
+	serving := make(chan error, 1)
+	go func() {
+		// Until the routes are known every request would be a 404: they wait in the backlog instead.
+		select {
+		case <-a.Synced():
+		case <-ctx.Done():
+			serving <- nil
+			return
+		}
+		serving <- server.Serve(gateway.Gate(listener, maxConnections))
+	}()
+
+	var failed error
+	select {
+	case failed = <-running:
+		running <- failed
+		if failed == nil {
+			failed = errors.New("the link to the control process ended")
+		}
+	case failed = <-serving:
+		serving <- failed
+	case <-a.Draining():
+	case <-ctx.Done():
+	}
+	if failed == nil || errors.Is(failed, http.ErrServerClosed) {
+		failed = nil
+		drain, end := context.WithTimeout(context.WithoutCancel(ctx), max(c.Drain, time.Second))
+		if err := server.Shutdown(drain); err != nil {
+			log.Warn("invocations were cut off", "error", err)
+		}
+		a.Wait(drain)
+		end()
+	}
+	_ = server.Close() // its listener may be closed already
+	cancel()
+	<-running
+	<-metrics
+	flush, end := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer end()
+	return errors.Join(failed, tel.Shutdown(flush), a.Close())
+}
+
+// routesOf makes the table of what jobs ask for. A route that two ask for, which the store does not let happen, goes to
+// neither of them twice.
+func routesOf(jobs map[string][]manifest.Route, log *slog.Logger) *gateway.Routes {
+	var list []gateway.Route
+	for job, routes := range jobs {
+		for _, r := range routes {
+			list = append(list, gateway.Route{Host: r.Host, Path: r.Path, Job: job})
+		}
+	}
+	t, refused := gateway.Fit(list)
+	for _, err := range refused {
+		log.Error("a route is left out", "error", err)
+	}
+	return t
+}
+
+// sendMetrics hands what was measured to the control process, now and then, until ctx ends.
+func sendMetrics(ctx context.Context, link *agent.Link, tel *telemetry.Telemetry) {
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		b, err := tel.Gather()
+		if err == nil {
+			err = link.Post(ctx, agent.PathMetrics, b)
+		}
+		if err != nil && ctx.Err() == nil {
+			slog.Warn("send metrics", "error", err)
+		}
+	}
+}
+
+func spansOver(link *agent.Link, wanted bool) func(context.Context, []byte) error {
+	if !wanted {
+		return nil
+	}
+	return func(ctx context.Context, b []byte) error { return link.Post(ctx, supervisor.PathTraces, b) }
+}
+
+func inheritedConn(fd uintptr) (net.Conn, error) {
+	f := os.NewFile(fd, "link")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("take over the link: %w", err)
+	}
+	return c, nil
+}
+
+func inheritedListener(fd uintptr) (net.Listener, error) {
+	f := os.NewFile(fd, "ingress")
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("take over the ingress listener: %w", err)
+	}
+	return l, nil
+}
