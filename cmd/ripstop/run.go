@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"os/signal"
 	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,7 +71,7 @@ Compiled code is kept in the user's cache directory, so that a second run starts
 
 Exit codes: the guest's own (255 for those above 255); 134 after a trap, with the backtrace on standard error; 124 when
 --timeout is over; 126 when policy stopped the guest; 130 after Ctrl-C; 2 if the command line, the module or the policy
-is wrong; 1 if ripstop itself failed.`,
+is wrong; 1 if ripstop itself failed. With --timeout a guest's tight loops run slower, as it is watched.`,
 		Example: "  ripstop run hello.wasm\n" +
 			"  ripstop run --dir ./data::/data:ro --env LANG=C --trace cat.wasm /data/a.txt\n" +
 			"  ripstop run --timeout 2s --memory 64MiB --policy policy.yaml job.wasm\n" +
@@ -110,7 +112,11 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 		return exitError{exitUsage, err}
 	}
 	ctx := cmd.Context()
-	rt, err := runtime.Open(ctx, runtime.Options{Libraries: []*hostcall.Library{wasi.Library()}, CacheDir: codeCache()})
+	// Without a deadline the guest runs at full speed: the engine's check for one costs a tight loop 30 times its time.
+	// Nothing in this process could then end a guest in a loop (even the collector would wait for it), so signals go back
+	// to the system, which ends the process.
+	endless := o.timeout == 0
+	rt, err := runtime.Open(ctx, runtime.Options{Libraries: []*hostcall.Library{wasi.Library()}, CacheDir: codeCache(), Endless: endless})
 	if err != nil {
 		return fmt.Errorf("open runtime: %w", err)
 	}
@@ -163,6 +169,9 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout, errDeadline)
 		defer cancel()
+	}
+	if endless {
+		signal.Reset(os.Interrupt, syscall.SIGTERM)
 	}
 	s, err := m.NewSandbox(ctx, sandbox)
 	if err != nil {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -107,29 +110,40 @@ func TestRunAnswersHowTheGuestEnded(t *testing.T) {
 	}
 }
 
+// TestAnInterruptEndsTheGuest runs this test binary as `ripstop run`, with and without a deadline.
 func TestAnInterruptEndsTheGuest(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
-	file := guestFile(t, write(), wasmtest.Loop(wasmtest.Br(0)))
-	var code int
-	done := make(chan struct{})
-	out := signalOnWrite{make(chan struct{}, 1)}
-	t.Setenv("XDG_CACHE_HOME", t.TempDir())
-	go func() {
-		defer close(done)
-		code = execute(ctx, newRoot(), []string{"run", file}, strings.NewReader(""), out, &bytes.Buffer{})
-	}()
-	<-out.written
-	cancel()
-	if <-done; code != exitInterrupted {
-		t.Errorf("exit %d, want %d", code, exitInterrupted)
+	if file := os.Getenv("RIPSTOP_TEST_RUN"); file != "" {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+		defer stop()
+		args := append([]string{"run"}, strings.Fields(os.Getenv("RIPSTOP_TEST_FLAGS"))...)
+		os.Exit(execute(ctx, newRoot(), append(args, file), os.Stdin, os.Stdout, os.Stderr))
 	}
-}
-
-type signalOnWrite struct{ written chan struct{} }
-
-func (s signalOnWrite) Write(p []byte) (int, error) {
-	s.written <- struct{}{}
-	return len(p), nil
+	file := guestFile(t, write(), wasmtest.Loop(wasmtest.Br(0)))
+	for flags, want := range map[string]string{
+		"":             "signal: interrupt", // a shell says 130
+		"--timeout=1m": "exit status 130",
+	} {
+		t.Run("run "+flags, func(t *testing.T) {
+			cmd := exec.Command(os.Args[0], "-test.run=^TestAnInterruptEndsTheGuest$")
+			cmd.Env = append(os.Environ(), "RIPSTOP_TEST_RUN="+file, "RIPSTOP_TEST_FLAGS="+flags, "XDG_CACHE_HOME="+t.TempDir())
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "from me\n" {
+				t.Errorf("the guest wrote %q, %v", line, err)
+			}
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Wait(); err == nil || err.Error() != want {
+				t.Errorf("ended with %v, want %s", err, want)
+			}
+		})
+	}
 }
 
 func TestASeedRepeatsRandomness(t *testing.T) {
