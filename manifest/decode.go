@@ -73,25 +73,32 @@ func (d *decoder) decode(src []byte, into *Manifest) {
 	d.value(body, reflect.ValueOf(into).Elem(), "", 0)
 }
 
-// tooDeep finds text that would make a parser recurse deeply, and answers its line. It counts brackets and sequence marks
-// whatever they stand in: nothing a manifest says comes near the bound.
+// tooDeep finds text that would make the parser recurse deeply, or take time that grows with the square of it, and
+// answers its line. It counts brackets, and marks of nesting that follow each other on a line, whatever they stand in:
+// nothing that a manifest says comes near the bounds.
 func tooDeep(src []byte) int {
-	depth, line, dashes := 0, 1, 0
+	depth, line, marks := 0, 1, 0
 	for i, b := range src {
 		switch b {
-		case '\n':
-			line++
-			dashes = 0
+		case '\n', ',':
+			marks = 0
+			if b == '\n' {
+				line++
+			}
 		case '[', '{', '(':
 			depth++
 		case ']', '}', ')':
 			depth = max(0, depth-1)
 		case '-', '?', ':':
 			if i+1 < len(src) && (src[i+1] == ' ' || src[i+1] == '\t') {
-				dashes++
+				marks++
+			}
+		case '&', '!', '*': // an anchor, a tag, an alias: at the begin of a word
+			if (i == 0 || src[i-1] == ' ' || src[i-1] == '\n') && i+1 < len(src) && src[i+1] > ' ' && src[i+1] != b {
+				marks++
 			}
 		}
-		if depth > 200 || dashes > 200 {
+		if depth > 200 || marks > 200 {
 			return line
 		}
 	}

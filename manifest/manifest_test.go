@@ -212,6 +212,24 @@ func TestEachProblemIsReportedWhereItIs(t *testing.T) {
 	}
 }
 
+func TestTextThatWouldKeepTheParserBusyIsRefusedAtOnce(t *testing.T) {
+	for _, text := range []string{"a: ", "- ", "? ", "&a ", "!a ", "*a ", "[", "{", "{a: "} {
+		_, err := Parse([]byte(strings.Repeat(text, MaxBytes/len(text))), nil)
+		if err == nil || !strings.Contains(err.Error(), "nested too deeply") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	// What people write on one line is no such text.
+	for _, text := range []string{
+		"{\"env\": 1" + strings.Repeat(", \"a\": 1", 300) + "}",
+		"config: {a: '" + strings.Repeat("a - b ? c : d, ", 100) + strings.Repeat("&& ** !! ", 100) + "'}",
+	} {
+		if _, err := Parse([]byte(text), nil); err != nil && strings.Contains(err.Error(), "deeply") {
+			t.Errorf("%.60s: %v", text, err)
+		}
+	}
+}
+
 func TestAllProblemsAreReportedAtOnce(t *testing.T) {
 	_, err := Parse([]byte("nmae: x\nkind: z\nlimits: {memory: 1, tmie: 1s}\npolicy:\n- on: nope\n  do: deny\n"), testTable(t))
 	var at []int
