@@ -169,6 +169,16 @@ func (h *Hub) Traces(job string) (<-chan wire.Report, func()) {
 	return h.follow(wire.ReportTrace + " " + job)
 }
 
+// End ends all live channels, as when the hub stops.
+func (h *Hub) End() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for c := range h.live {
+		delete(h.live, c)
+		close(c)
+	}
+}
+
 // Followers is how many follow now.
 func (h *Hub) Followers() int {
 	h.mu.Lock()
@@ -190,7 +200,9 @@ func (h *Hub) follow(what string) (<-chan wire.Report, func()) {
 	return c, sync.OnceFunc(func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		delete(h.live, c)
-		close(c)
+		if _, open := h.live[c]; open {
+			delete(h.live, c)
+			close(c)
+		}
 	})
 }

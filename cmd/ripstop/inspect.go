@@ -70,6 +70,7 @@ func newInspectCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "inspect MODULE.wasm",
+		Example: "  ripstop inspect hello.wasm\n  ripstop inspect --json hello.wasm",
 		Short: "Show what a module is, imports, exports and would need",
 		Long: "Show a module's kind, imports, exports and memory, what it would need to be granted, and how close it comes to the\n" +
 			"platform's bounds. The module is read, not run. Exit code 2: it is no module that could be deployed, and why.",

@@ -1,0 +1,404 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ripstop-vm/ripstop/api"
+	"github.com/ripstop-vm/ripstop/api/apitest"
+	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/spf13/cobra"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files")
+
+// golden compares text with testdata/NAME.txt.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".txt")
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs (go test -update rewrites it)\ngot:\n%s\nwant:\n%s", path, got, want)
+	}
+}
+
+var uuid = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f-]{27}`)
+
+// maskIDs makes IDs, which differ in each run, the same.
+func maskIDs(s string) string {
+	return uuid.ReplaceAllString(s, "00000000-0000-7000-8000-000000000000")
+}
+
+// server starts an API whose token the commands find in its data directory.
+func server(t *testing.T, change ...func(*api.Options)) *apitest.World {
+	t.Helper()
+	w := apitest.Open(t, change...)
+	t.Setenv("RIPSTOP_SERVER", w.URL)
+	t.Setenv("RIPSTOP_DATA", w.Dir)
+	t.Setenv("RIPSTOP_TOKEN", "")
+	return w
+}
+
+// moduleFile writes a module where the test can deploy it from.
+func moduleFile(t *testing.T, dir, name string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, apitest.Module, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func writeText(t *testing.T, path, text string) string {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// ok runs a command that has to work.
+func ok(t *testing.T, stdin string, args ...string) (stdout, stderr string) {
+	t.Helper()
+	code, stdout, stderr := ripstop(t, stdin, args...)
+	if code != 0 {
+		t.Fatalf("ripstop %s: exit %d: %s", strings.Join(args, " "), code, stderr)
+	}
+	return stdout, stderr
+}
+
+// fails runs a command that must not work, and checks its code and words.
+func fails(t *testing.T, code int, says string, args ...string) {
+	t.Helper()
+	got, stdout, stderr := ripstop(t, "", args...)
+	if got != code || !strings.Contains(stderr, says) || stdout != "" {
+		t.Errorf("ripstop %s: exit %d, stdout %q, stderr %q; want exit %d and %q", strings.Join(args, " "), got, stdout, stderr, code, says)
+	}
+}
+
+func TestAJobGoesThroughItsLife(t *testing.T) {
+	server(t)
+	wasm := moduleFile(t, t.TempDir(), "Hello_World.wasm")
+	stdout, stderr := ok(t, "", "deploy", wasm)
+	if stdout != "http://127.0.0.1:8080/hello-world/\n" || stderr != "hello-world version 1 (task, 8 B) is live\n" {
+		t.Errorf("deploy says %q and %q", stdout, stderr)
+	}
+	ok(t, "", "deploy", "-q", "--name", "hello", wasm)
+	stdout, stderr = ok(t, "", "deploy", "-q", "--name", "hello", wasm)
+	if stdout != "http://127.0.0.1:8080/hello/\n" || stderr != "" {
+		t.Errorf("deploy -q says %q and %q", stdout, stderr)
+	}
+	stdout, _ = ok(t, "", "ps")
+	golden(t, "ps", stdout)
+	stdout, _ = ok(t, "", "ps", "hello")
+	golden(t, "ps-versions", stdout)
+	stdout, _ = ok(t, "", "rollback", "hello")
+	if stdout != "hello is at version 1\n" {
+		t.Errorf("rollback says %q", stdout)
+	}
+	fails(t, exitFailed, "earliest", "rollback", "hello")
+	stdout, _ = ok(t, "", "rollback", "hello", "2", "--json")
+	var j api.Job
+	if err := json.Unmarshal([]byte(stdout), &j); err != nil || j.Version != 2 {
+		t.Errorf("rollback --json says %q, %v", stdout, err)
+	}
+	ok(t, "s3cret\n", "secret", "set", "hello", "key")
+	stdout, _ = ok(t, "", "secret", "list", "hello")
+	if stdout != "key\n" {
+		t.Errorf("secrets are %q", stdout)
+	}
+	ok(t, "", "secret", "rm", "hello", "key")
+	ok(t, "", "rm", "hello", "hello-world")
+	fails(t, exitFailed, "hello", "rm", "hello")
+	stdout, _ = ok(t, "", "audit")
+	golden(t, "audit", maskIDs(stdout))
+	stdout, _ = ok(t, "", "ps", "--json")
+	if stdout != "{\n  \"jobs\": []\n}\n" {
+		t.Errorf("ps --json says %q", stdout)
+	}
+}
+
+func TestSecretsAreReadFromStdinOrAFileByteForByteButForOneNewline(t *testing.T) {
+	w := server(t)
+	file := writeText(t, filepath.Join(t.TempDir(), "key"), "from file\n\n")
+	for name, c := range map[string]struct {
+		stdin string
+		args  []string
+		want  string
+	}{
+		"stdin":       {"from stdin\r\n", nil, "from stdin"},
+		"a file":      {"", []string{"--file", file}, "from file\n"},
+		"newline":     {"kept\n", []string{"--keep-newline"}, "kept\n"},
+		"a flag":      {"", []string{"--value", "from flag"}, "from flag"},
+		"binary data": {"\x00\xff", nil, "\x00\xff"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ok(t, c.stdin, append([]string{"secret", "set", "hello", "key"}, c.args...)...)
+			if got, err := w.Store.Secret(t.Context(), "hello", "key"); err != nil || string(got) != c.want {
+				t.Errorf("stored %q, %v; want %q", got, err, c.want)
+			}
+		})
+	}
+	fails(t, exitUsage, "empty", "secret", "set", "hello", "key")
+	fails(t, exitUsage, "not both", "secret", "set", "hello", "key", "--value", "x", "--file", file)
+	fails(t, exitUsage, "no such file", "secret", "set", "hello", "key", "--file", file+"x")
+}
+
+func TestDeployFindsTheManifest(t *testing.T) {
+	server(t)
+	dir := t.TempDir()
+	moduleFile(t, dir, "guest.wasm")
+	manifest := writeText(t, filepath.Join(dir, "ripstop.yaml"), "name: book\nmodule: guest.wasm\nroutes: [{path: /book/}]\n")
+	for name, c := range map[string]struct {
+		args []string
+		url  string
+	}{
+		"in a directory":      {[]string{dir}, "/book/"},
+		"by its own name":     {[]string{manifest}, "/book/"},
+		"beside its module":   {[]string{filepath.Join(dir, "guest.wasm")}, "/book/"},
+		"given for a module":  {[]string{moduleFile(t, t.TempDir(), "other.wasm"), "--manifest", manifest}, "/book/"},
+		"not beside another":  {[]string{moduleFile(t, dir, "another.wasm")}, "/another/"},
+		"JSON, without files": {[]string{writeText(t, filepath.Join(dir, "m.json"), `{"name":"book","routes":[{"path":"/json/"}]}`)}, "/json/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stdout, _ := ok(t, "", append([]string{"deploy", "-q"}, c.args...)...)
+			if stdout != "http://127.0.0.1:8080"+c.url+"\n" {
+				t.Errorf("deployed at %q, want %s", stdout, c.url)
+			}
+		})
+	}
+	t.Chdir(dir)
+	ok(t, "", "deploy")
+	ok(t, "", "rm", "book")
+	ok(t, "", "deploy", "--name", "renamed")
+	stdout, _ := ok(t, "", "ps")
+	if !strings.Contains(stdout, "renamed") {
+		t.Errorf("jobs are %s", stdout)
+	}
+}
+
+func TestWhatCannotBeDeployedIsSaidBeforeAnUpload(t *testing.T) {
+	t.Setenv("RIPSTOP_TOKEN", "unused")
+	t.Setenv("RIPSTOP_SERVER", "http://127.0.0.1:1") // nobody is asked
+	dir := t.TempDir()
+	empty := t.TempDir()
+	wrong := writeText(t, filepath.Join(dir, "wrong.yaml"), "name: a\nlimits:\n  memry: 1MiB\n")
+	gone := writeText(t, filepath.Join(dir, "gone.yaml"), "name: a\nmodule: gone.wasm\n")
+	nameless := writeText(t, filepath.Join(dir, "nameless.yaml"), "limits: {}\n")
+	fails(t, exitUsage, "no such file", "deploy", filepath.Join(dir, "nothing.wasm"))
+	fails(t, exitUsage, "has no ripstop.yaml", "deploy", empty)
+	fails(t, exitUsage, "wrong.yaml:3:3", "deploy", wrong)
+	fails(t, exitUsage, "build it first", "deploy", gone)
+	fails(t, exitUsage, "--name", "deploy", nameless)
+	fails(t, exitUsage, "both manifests", "deploy", nameless, "--manifest", wrong)
+	fails(t, exitUsage, "job name", "deploy", moduleFile(t, dir, "a.wasm"), "--name", "Not A Label")
+}
+
+func TestRefusalsSayWhatToDo(t *testing.T) {
+	w := server(t)
+	dir := t.TempDir()
+	fails(t, exitFailed, "no WebAssembly module", "deploy", writeText(t, filepath.Join(dir, "not.wasm"), "#!/bin/sh"))
+	fails(t, exitFailed, "is --token, RIPSTOP_TOKEN or --data that of this server?", "ps", "--token", "wrong")
+	fails(t, exitUsage, "ripstop serve", "ps", "--data", dir)
+	fails(t, exitUsage, "ripstop serve", "token", "--data", dir)
+	fails(t, exitUsage, "another machine", "ps", "--server", "http://192.0.2.1:7070")
+	fails(t, exitUsage, "is no URL", "ps", "--server", "ftp://127.0.0.1")
+	fails(t, exitUsage, "not between", "logs", "hello", "--tail", "-1")
+	fails(t, exitUsage, "not between", "audit", "--limit", "0")
+	fails(t, exitUsage, "neither a duration", "audit", "--since", "yesterday")
+	fails(t, exitUsage, "no number", "rollback", "hello", "first")
+	fails(t, exitUsage, "no duration", "token", "create", "ci", "--ttl", "soon")
+	fails(t, exitUsage, "requires at least 1 arg", "rm")
+	stopped := httptest.NewServer(http.NotFoundHandler())
+	fails(t, exitFailed, "no Ripstop API", "ps", "--server", stopped.URL, "--token", w.Token)
+	stopped.Close()
+	fails(t, exitFailed, "start it with `ripstop serve`", "ps", "--server", stopped.URL, "--token", w.Token)
+}
+
+func TestTokensAreMadeListedAndRevoked(t *testing.T) {
+	w := server(t)
+	stdout, _ := ok(t, "", "token")
+	if stdout != w.Token+"\n" {
+		t.Errorf("token prints %q", stdout)
+	}
+	secret, _ := ok(t, "", "token", "create", "ci", "--allow", "read", "--ttl", "0")
+	secret = strings.TrimSpace(secret)
+	ok(t, "", "ps", "--token", secret)
+	fails(t, exitFailed, "does not allow \"deploy\"", "rm", "hello", "--token", secret)
+	stdout, _ = ok(t, "", "token", "list")
+	golden(t, "token-list", maskIDs(stdout))
+	ok(t, "", "token", "revoke", "ci")
+	fails(t, exitFailed, "token", "ps", "--token", secret)
+}
+
+func TestLogsAndTracesAreReadable(t *testing.T) {
+	w := server(t)
+	ok(t, "", "deploy", "-q", moduleFile(t, t.TempDir(), "hello.wasm"))
+	line := func(stream, level, text string) {
+		w.Hub.Report(wire.Report{Kind: wire.ReportLog, Job: "hello", Version: 1, Invocation: "0199b6a4-0000-7000-8000-0123456789ab",
+			Time: apitest.Epoch.Add(1500 * time.Microsecond), Stream: stream, Level: level, Text: text})
+	}
+	line("stdout", "", "hello, world")
+	line("stderr", "", "\x1b[2J\x1b]0;gotcha\x07 red\r")
+	line("log", "info", "two\nlines")
+	w.Hub.Report(wire.Report{Kind: wire.ReportLog, Job: "hello", Time: apitest.Epoch, Stream: "system", Level: "error", Text: "guest trapped: unreachable"})
+	stdout, _ := ok(t, "", "logs", "hello")
+	golden(t, "logs", stdout)
+	stdout, _ = ok(t, "", "logs", "hello", "--json", "--tail", "1")
+	golden(t, "logs-json", stdout)
+}
+
+func TestFollowedTracesEndWithTheServer(t *testing.T) {
+	w := server(t)
+	ok(t, "", "deploy", "-q", moduleFile(t, t.TempDir(), "hello.wasm"))
+	w.Hub.Arrived = make(chan struct{}, 2)
+	record := `{"time":"2026-01-02T03:04:05Z","kind":"call","took_ns":12000,"module":"wasi_snapshot_preview1","function":"path_open",` +
+		`"args":[{"name":"path","kind":"path","text":"etc/passwd","size":10}],"errno":"EACCES","rule":"policy[0]: deny","denied":true}`
+	go func() {
+		for range 2 {
+			<-w.Hub.Arrived
+			w.Hub.Report(wire.Report{Kind: wire.ReportTrace, Job: "hello", Version: 1, Invocation: "0199b6a4-0000-7000-8000-0123456789ab",
+				Time: apitest.Epoch, Trace: json.RawMessage(record)})
+			w.Hub.End()
+		}
+	}()
+	stdout, _ := ok(t, "", "trace", "hello")
+	golden(t, "trace", stdout)
+	stdout, _ = ok(t, "", "trace", "--json", "hello")
+	if !strings.Contains(stdout, `"record":{"time"`) || strings.Count(stdout, "\n") != 1 {
+		t.Errorf("trace --json says %q", stdout)
+	}
+}
+
+func TestCtrlCEndsAFollowCleanly(t *testing.T) {
+	w := server(t)
+	ok(t, "", "deploy", "-q", moduleFile(t, t.TempDir(), "hello.wasm"))
+	w.Hub.Arrived = make(chan struct{}, 1)
+	ctx, interrupt := context.WithCancel(t.Context())
+	go func() {
+		<-w.Hub.Arrived
+		interrupt()
+	}()
+	var out, errs bytes.Buffer
+	if code := execute(ctx, newRoot(), []string{"logs", "-f", "hello"}, nil, &out, &errs); code != exitInterrupted || errs.Len() > 0 {
+		t.Errorf("exit %d, stderr %q", code, errs.String())
+	}
+}
+
+func TestInvokeSpeaksToTheJobLikeCurl(t *testing.T) {
+	job := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			t.Error("the API's token was sent to a job")
+		}
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("X-Seen", r.Header.Get("X-Test"))
+		w.Header()["Date"] = nil
+		if strings.HasSuffix(r.URL.Path, "/missing") {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		_, _ = io.WriteString(w, r.Method+" "+r.Host+" "+r.URL.RequestURI()+" "+string(body))
+	}))
+	defer job.Close()
+	server(t, func(o *api.Options) { o.IngressURL = job.URL })
+	ok(t, "", "deploy", "-q", moduleFile(t, t.TempDir(), "hello.wasm"))
+	host := strings.TrimPrefix(job.URL, "http://")
+	file := writeText(t, filepath.Join(t.TempDir(), "body"), "from file")
+	for name, c := range map[string]struct {
+		stdin string
+		args  []string
+		want  string
+	}{
+		"the job itself":   {"", []string{"hello"}, "GET " + host + " /hello/ "},
+		"a path and query": {"", []string{"hello", "/a%2Fb/c?x=1&y=%20"}, "GET " + host + " /hello/a%2Fb/c?x=1&y=%20 "},
+		"a query alone":    {"", []string{"hello", "?x=1"}, "GET " + host + " /hello/?x=1 "},
+		"a body":           {"", []string{"hello", "-d", "text"}, "POST " + host + " /hello/ text"},
+		"a body of a file": {"", []string{"hello", "-X", "PUT", "-d", "@" + file}, "PUT " + host + " /hello/ from file"},
+		"a body of stdin":  {"in", []string{"hello", "-d", "@-"}, "POST " + host + " /hello/ in"},
+		"another host":     {"", []string{"hello", "-H", "Host: a.example"}, "GET a.example /hello/ "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if stdout, _ := ok(t, c.stdin, append([]string{"invoke"}, c.args...)...); stdout != c.want {
+				t.Errorf("answered %q, want %q", stdout, c.want)
+			}
+		})
+	}
+	stdout, _ := ok(t, "", "invoke", "hello", "-i", "-H", "X-Test: 1")
+	if !strings.HasPrefix(stdout, "HTTP/1.1 200 OK\n") || !strings.Contains(stdout, "X-Seen: 1\n") {
+		t.Errorf("-i prints %q", stdout)
+	}
+	stdout, _ = ok(t, "", "invoke", "hello", "missing", "--json")
+	var r invoked
+	if err := json.Unmarshal([]byte(stdout), &r); err != nil || r.Status != 404 || !strings.HasPrefix(r.Body, "GET ") {
+		t.Errorf("--json prints %q, %v", stdout, err)
+	}
+	if code, _, _ := ripstop(t, "", "invoke", "hello", "missing", "--fail"); code != exitFailed {
+		t.Errorf("--fail exits with %d", code)
+	}
+	fails(t, exitUsage, "Name: value", "invoke", "hello", "-H", "nothing")
+	fails(t, exitFailed, "nobody", "invoke", "nobody")
+}
+
+func TestGuestTextOnATerminalIsEscapedWithoutCuttingCharacters(t *testing.T) {
+	text := strings.Repeat("a", 32<<10-1) + "世界 \x1b[31m" + strings.Repeat("ö", 20_000) + "\xe4"
+	for name, in := range map[string]io.Reader{"whole": strings.NewReader(text), "by the byte": oneByte{strings.NewReader(text)}} {
+		var out bytes.Buffer
+		if err := copyEscaped(&out, in); err != nil {
+			t.Fatal(err)
+		}
+		if want := escapeText(text); out.String() != want {
+			t.Errorf("%s: %d bytes differ from the %d wanted", name, out.Len(), len(want))
+		}
+	}
+	if err := copyEscaped(io.Discard, io.MultiReader(strings.NewReader("a"), broken{})); err == nil {
+		t.Error("a broken response is no error")
+	}
+}
+
+// oneByte reads a byte at a time.
+type oneByte struct{ r io.Reader }
+
+func (o oneByte) Read(p []byte) (int, error) { return o.r.Read(p[:min(1, len(p))]) }
+
+// broken fails.
+type broken struct{}
+
+func (broken) Read([]byte) (int, error) { return 0, errors.New("connection reset") }
+
+func TestEveryVerbHasExamplesAndAShortText(t *testing.T) {
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Hidden || c.Name() == "help" || c.Name() == "completion" {
+			return
+		}
+		if c.Short == "" || c.Example == "" {
+			t.Errorf("%s has no short text or no examples", c.CommandPath())
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newRoot())
+}
