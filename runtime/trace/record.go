@@ -85,10 +85,15 @@ func (e *entry) record() Record {
 			continue
 		case a.Kind < hostcall.Path:
 			v.scalar(a, f.Params[a.Param], e.nums[i])
-			v.Object = valid(e.objects[i])
+			if a.Kind == hostcall.FD && a.Dir == hostcall.In {
+				v.Object = valid(e.objects[i])
+			}
 		default:
 			v.Kind = [...]string{hostcall.Path: "path", hostcall.Text: "text", hostcall.Bytes: "bytes", hostcall.Vectors: "bytes", hostcall.Record: "record"}[a.Kind]
-			v.Size, v.Secret, v.Object = e.sizes[i], a.Secret, valid(e.objects[i])
+			v.Size, v.Secret = e.sizes[i], a.Secret
+			if a.Kind == hostcall.Path {
+				v.Object = valid(e.objects[i])
+			}
 			if a.Dir == hostcall.Out {
 				v.Size = min(v.Size, written)
 			}
@@ -294,12 +299,24 @@ func (v *Value) write(b *strings.Builder) {
 		}
 	case v.Kind == "record":
 		fmt.Fprintf(b, "<%d bytes>", v.Size)
+	case v.Kind == "flags":
+		b.WriteString(Escape(fewFlags(v.Text)))
 	default:
 		b.WriteString(Escape(v.Text))
 	}
 	if v.Object != "" {
 		fmt.Fprintf(b, " <%s>", Escape(v.Object))
 	}
+}
+
+// fewFlags shortens a long list of flags, as rights often are. A JSON record has them all.
+func fewFlags(s string) string {
+	const shown = 4
+	names := strings.Split(s, "|")
+	if len(names) <= shown+2 {
+		return s
+	}
+	return fmt.Sprintf("%s|…%d more", strings.Join(names[:shown], "|"), len(names)-shown)
 }
 
 // Format is how a trace is written.

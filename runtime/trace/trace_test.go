@@ -170,6 +170,34 @@ func TestJSONRecordsSayTheSameAsText(t *testing.T) {
 	}
 }
 
+func TestAnEntryShowsNothingOfTheOneBefore(t *testing.T) {
+	r := NewRing(1)
+	g := doortest.New(t, library(), nil, New(r, Options{Objects: true}))
+	out := g.Put(make([]byte, 8))
+	_, _ = g.Call("path_open", 3, "a", 0, out)
+	for _, c := range []struct {
+		want string
+		call func()
+	}{
+		{`fd_seek(fd=4, offset=0) = SUCCESS`, func() { _, _ = g.Call("fd_seek", 4, 0) }},
+		{`log(level=debug, text="") = SUCCESS`, func() { _, _ = g.Call("log", 0, "") }},
+		{`fd_read(fd=1) = SUCCESS, iovs="", nread=0`, func() { _, _ = g.Call("fd_read", 1, 0, 0, out) }},
+	} {
+		c.call()
+		list := r.Records()
+		expect(t, took.ReplaceAllString(list[0].String(), ""), c.want)
+	}
+}
+
+func TestALongListOfFlagsIsShortened(t *testing.T) {
+	names := strings.Split("A B C D E F G H I J", " ")
+	v := Value{Name: "rights", Kind: "flags", Text: flags(names, 1<<10-1)}
+	var b strings.Builder
+	v.write(&b)
+	expect(t, b.String(), "rights=A|B|C|D|…6 more")
+	expect(t, flags(names, 1<<63|1), "A|0x8000000000000000")
+}
+
 func TestARingKeepsTheLatest(t *testing.T) {
 	r := NewRing(4)
 	g := doortest.New(t, library(), nil, New(r, Options{}))

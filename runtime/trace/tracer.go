@@ -165,7 +165,9 @@ func (e *entry) capture(c *hostcall.Call) {
 			}
 		default:
 			v := c.Value(i)
-			e.objects[i] = v.Object
+			if v.Object != "" || e.objects[i] != "" {
+				e.objects[i] = v.Object
+			}
 			e.sizes[i] = uint64(len(v.Data))
 			if a.Secret || a.Kind == hostcall.Record {
 				break
