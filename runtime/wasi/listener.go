@@ -204,7 +204,7 @@ func (s *connStream) Ready() Readiness {
 	defer s.mu.Unlock()
 	return Readiness{
 		Readable: len(s.in) > 0 || s.inErr != nil, Bytes: uint64(len(s.in)),
-		Writable: len(s.out) < connBuffer || s.outErr != nil || s.shutdown, Hangup: s.inErr != nil && len(s.in) == 0,
+		Writable: len(s.out) < connBuffer || s.outErr != nil || s.shutdown, Hangup: s.outErr != nil || s.inErr != nil && s.shutdown,
 	}
 }
 

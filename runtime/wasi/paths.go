@@ -6,7 +6,7 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
 
-// access checks that the descriptor in front of each path is a directory with the rights need, and takes the targets.
+// enter checks that the descriptor in front of a path is a directory with the rights need.
 // If it answers false the call has failed.
 func (s *System) enter(c *hostcall.Call, need rights, p pathArg) (d *descriptor, ok bool) {
 	d, e := s.fds.get(c.Uint32(p.fd), 0)
