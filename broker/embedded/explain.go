@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"syscall"
 
 	berrors "go.etcd.io/bbolt/errors"
@@ -16,14 +17,19 @@ func explain(doing, path string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
+	case is(err, syscall.ENOSPC), is(err, syscall.EDQUOT), is(err, syscall.EFBIG):
 		return fmt.Errorf("%s %s: %w: free some space on its disk and try again; nothing was changed (%w)", doing, path, broker.ErrFull, err)
-	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission), errors.Is(err, berrors.ErrDatabaseReadOnly):
+	case is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission), errors.Is(err, berrors.ErrDatabaseReadOnly):
 		return fmt.Errorf("%s %s: %w: make it writable for this user, or choose another data folder; nothing was changed (%w)", doing, path, broker.ErrReadOnly, err)
 	case errors.Is(err, berrors.ErrDatabaseNotOpen), errors.Is(err, fs.ErrClosed):
 		return fmt.Errorf("%s %s: %w", doing, path, broker.ErrClosed)
 	}
 	return fmt.Errorf("%s %s: %w", doing, path, err)
+}
+
+// is finds an error of the system, also where bbolt kept only its text (as when a file cannot grow).
+func is(err error, want syscall.Errno) bool {
+	return errors.Is(err, want) || strings.Contains(err.Error(), want.Error())
 }
 
 // corrupt says that a file is not what was written.
