@@ -179,6 +179,8 @@ func TestBadUploadsAreProblemsAndLeaveNothing(t *testing.T) {
 			noJobs(t, w)
 		})
 	}
+	kind, body := form(t, "module", wasm+strings.Repeat("x", 3<<20))
+	problem(t, w.Request(t, "PUT", "/v1/jobs/hello", bytes.NewReader(body), "Content-Type", kind), 413, "too-large", "1KiB (1024 bytes)")
 	exact := wasm + strings.Repeat("x", 1<<10-len(wasm))
 	decode[api.Job](t, w.Request(t, "PUT", "/v1/jobs/exact/module", io.MultiReader(strings.NewReader(exact))), http.StatusCreated)
 }

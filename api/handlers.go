@@ -98,7 +98,7 @@ func (s *Server) url(name string, m *manifest.Manifest) string {
 
 // DeployModule implements ServerInterface.
 func (s *Server) DeployModule(c echo.Context, name JobName) error {
-	b, err := s.open(c, "module", s.opts.MaxUpload)
+	b, err := s.open(c, "module", s.opts.MaxUpload, 0)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (s *Server) DeployModule(c echo.Context, name JobName) error {
 
 // DeployManifest implements ServerInterface.
 func (s *Server) DeployManifest(c echo.Context, name JobName) error {
-	b, err := s.open(c, "manifest", maxManifest)
+	b, err := s.open(c, "manifest", maxManifest, 0)
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (s *Server) DeployManifest(c echo.Context, name JobName) error {
 // DeployJob implements ServerInterface.
 func (s *Server) DeployJob(c echo.Context, name JobName) error {
 	// Boundaries and the headers of parts are small; what they may add is within one more manifest.
-	b, err := s.open(c, "upload", s.opts.MaxUpload+2*maxManifest)
+	b, err := s.open(c, "module", s.opts.MaxUpload, 2*maxManifest)
 	if err != nil {
 		return err
 	}
@@ -271,7 +271,7 @@ func (s *Server) ListSecrets(c echo.Context, name JobName) error {
 
 // SetSecret implements ServerInterface.
 func (s *Server) SetSecret(c echo.Context, name JobName, secret SecretName) error {
-	b, err := s.open(c, "secret", maxSecret)
+	b, err := s.open(c, "secret", maxSecret, 0)
 	if err != nil {
 		return err
 	}
@@ -397,7 +397,7 @@ func (s *Server) ReadAudit(c echo.Context, params ReadAuditParams) error {
 
 // readJSON reads a small JSON body strictly. With optional, an empty one leaves v as it is.
 func (s *Server) readJSON(c echo.Context, v any, optional bool) error {
-	b, err := s.open(c, "body", maxJSON)
+	b, err := s.open(c, "body", maxJSON, 0)
 	if err != nil {
 		return err
 	}

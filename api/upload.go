@@ -40,13 +40,14 @@ type body struct {
 	err     error // nil or io.EOF while all is well
 }
 
-// open makes a body of at most limit bytes. what names it in errors: "module", "manifest". A body that says that it is
-// larger is refused before a byte of it is read.
-func (s *Server) open(c echo.Context, what string, limit int64) (*body, error) {
+// open makes a body of at most limit bytes. what names it in errors: "module", "manifest". around is how much more may
+// come with it (the rest of a form), which errors do not speak of. A body that says that it is larger is refused before
+// a byte of it is read.
+func (s *Server) open(c echo.Context, what string, limit, around int64) (*body, error) {
 	r := c.Request()
-	b := &body{r: r.Body, left: limit, limit: limit, what: what, ctl: http.NewResponseController(c.Response().Writer),
+	b := &body{r: r.Body, left: limit + around, limit: limit, what: what, ctl: http.NewResponseController(c.Response().Writer),
 		clock: s.opts.Clock, started: s.opts.Clock.Now()}
-	if r.ContentLength > limit {
+	if r.ContentLength > limit+around {
 		return nil, b.tooLarge()
 	}
 	return b, nil
