@@ -18,6 +18,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/api"
 	"github.com/ripstop-vm/ripstop/api/apitest"
+	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/spf13/cobra"
 )
@@ -401,4 +402,28 @@ func TestEveryVerbHasExamplesAndAShortText(t *testing.T) {
 		}
 	}
 	walk(newRoot())
+}
+
+func TestProgressIsShownOnlyOnceAnUploadTakesLong(t *testing.T) {
+	for name, c := range map[string]struct {
+		off   bool
+		ago   time.Duration
+		shows bool
+	}{
+		"at first":      {false, 0, false},
+		"after a while": {false, 2 * progressAfter, true},
+		"not wanted":    {true, 2 * progressAfter, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			p := &progressReader{in: strings.NewReader(strings.Repeat("x", 1<<20)), size: 1 << 20, out: &out, shown: c.off, started: clock.System.Now().Add(-c.ago)}
+			if n, err := io.Copy(io.Discard, p); n != 1<<20 || err != nil {
+				t.Fatal(n, err)
+			}
+			p.clear()
+			if got := strings.Contains(out.String(), "uploading"); got != c.shows {
+				t.Errorf("bar was drawn: %v, want %v", got, c.shows)
+			}
+		})
+	}
 }
