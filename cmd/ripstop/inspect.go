@@ -69,9 +69,9 @@ type inspectedFunctions struct {
 func newInspectCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "inspect MODULE.wasm",
+		Use:     "inspect MODULE.wasm",
 		Example: "  ripstop inspect hello.wasm\n  ripstop inspect --json hello.wasm",
-		Short: "Show what a module is, imports, exports and would need",
+		Short:   "Show what a module is, imports, exports and would need",
 		Long: "Show a module's kind, imports, exports and memory, what it would need to be granted, and how close it comes to the\n" +
 			"platform's bounds. The module is read, not run. Exit code 2: it is no module that could be deployed, and why.",
 		Args: cobra.ExactArgs(1),
