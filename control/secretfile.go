@@ -9,20 +9,25 @@ import (
 
 // writeSecretFile writes a file of mode 0600 in one step and makes it durable: it appears whole or not at all.
 func writeSecretFile(path string, content []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
+	temp := path + ".new"
+	// What a start that was cut off left is not used again: its mode and owner are unknown.
+	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	defer func() {
 		if err != nil {
-			_ = os.Remove(f.Name())
+			_ = os.Remove(temp)
 		}
 	}()
 	_, err = f.Write(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err = os.Rename(temp, path); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	dir, err := os.Open(filepath.Dir(path))
