@@ -12,7 +12,7 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/ripstop
-	$(GO) build -trimpath -o $(BIN) ./cmd/ripstop
+	$(GO) build -o $(BIN) ./cmd/ripstop
 
 examples: ## build the example guests into bin/examples
 	@scripts/examples
