@@ -163,60 +163,69 @@ func (d *Door) Emit(e Event) {
 // Dispatch serves a call of function n: params holds the parameters, and the results after it. It panics with the
 // sentinel given to Attach when the guest has to end.
 func (d *Door) Dispatch(n int, params []uint64) {
-	f := d.table.funcs[n]
 	if d.made++; d.made > d.most && d.most != 0 {
 		if d.outcome == nil {
 			d.outcome = d.over
 		}
 		panic(d.unwind)
 	}
+	e := &d.table.entries[n]
 	if d.depth == len(d.calls) {
-		d.calls = append(d.calls, new(Call))
+		d.calls = append(d.calls, &Call{door: d})
 	}
 	c := d.calls[d.depth]
 	d.depth++
-	c.Func, c.door, c.number, c.params = f, d, n, params
+	c.Func, c.number, c.params = e.f, n, params
 	c.results = [MaxResults]uint64{}
-	c.answered, c.resolved = false, false
-	mark, vmark := len(d.arena), len(d.vecs)
+	c.answered, c.resolved, c.fault = false, false, Success
 
-	if d.table.points[n] {
-		c.fault = c.decode()
+	if ws := d.watch[n]; ws == nil && e.plain {
+		e.f.Call(c)
 	} else {
-		c.fault = Success
+		c.guarded(e, ws)
 	}
-	if c.fault != Success {
+
+	switch e.results {
+	case 1:
+		params[0] = c.results[0]
+	case 2:
+		params[0], params[1] = c.results[0], c.results[1]
+	}
+	d.depth--
+	if d.outcome != nil {
+		panic(d.unwind)
+	}
+}
+
+// guarded takes a call through all there is: pointers, interposers, and what it resolves.
+func (c *Call) guarded(e *entry, ws []Interposer) {
+	d := c.door
+	mark, vmark := len(d.arena), len(d.vecs)
+	if e.points {
+		c.fault = c.decode()
+	}
+	switch {
+	case c.fault != Success:
 		c.answered = true
-		if f.Fails {
+		if e.f.Fails {
 			c.Fail(c.fault)
 		} else {
-			c.Stop(&BadPointerError{Func: f.String()})
+			c.Stop(&BadPointerError{Func: e.f.String()})
 		}
-		if ws := d.watch[n]; ws != nil {
-			c.Rule, c.Observed = "", ""
-			for i := len(ws) - 1; i >= 0; i-- {
-				ws[i].After(c)
-			}
+		c.Rule, c.Observed = "", ""
+		for i := len(ws) - 1; i >= 0; i-- {
+			ws[i].After(c)
 		}
-	} else if ws := d.watch[n]; ws != nil {
+	case ws != nil:
 		c.watched(ws)
-	} else {
-		f.Call(c)
+	default:
+		e.f.Call(c)
 	}
-
 	c.unresolve()
-	for i := range f.Results {
-		params[i] = c.results[i]
-	}
 	d.arena, d.vecs = d.arena[:mark], d.vecs[:vmark]
 	if cap(d.arena) > arenaKeep && mark == 0 {
 		d.arena = nil
 	}
-	if d.outcome != nil {
-		d.depth--
-		panic(d.unwind)
-	}
-	d.depth--
 }
 
 // watched takes a call past its interposers.

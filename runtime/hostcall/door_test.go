@@ -17,8 +17,8 @@ type memory []byte
 
 func (m memory) Bytes() []byte { return m }
 
-// sentinel is what the door leaves a guest with.
-var sentinel = errors.New("leave the guest")
+// errLeave is what the door leaves a guest with.
+var errLeave = errors.New("leave the guest")
 
 // rig is a door, and what stands in for the engine around it.
 type rig struct {
@@ -38,7 +38,7 @@ func newRig(t testing.TB, lib *Library, state any, ips ...Interposer) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{t, d, make(memory, 4096)}
-	d.Attach(&r.mem, sentinel)
+	d.Attach(&r.mem, errLeave)
 	return r
 }
 

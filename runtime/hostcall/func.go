@@ -241,9 +241,17 @@ type Library struct {
 type Table struct {
 	libraries []*Library
 	funcs     []*Func
-	library   []int  // of each function
-	points    []bool // functions with pointer arguments
+	library   []int // of each function
+	entries   []entry
 	byName    map[[2]string]int
+}
+
+// entry is what Dispatch has to know of a function.
+type entry struct {
+	f       *Func
+	results int
+	points  bool // it has pointer arguments
+	plain   bool // it has none, and resolves nothing
 }
 
 // NewTable numbers the functions of libs in order. It fails on a Func that describes itself wrongly or twice.
@@ -266,7 +274,7 @@ func NewTable(libs ...*Library) (*Table, error) {
 			for j := range f.Args {
 				points = points || f.Args[j].pointer()
 			}
-			t.points = append(t.points, points)
+			t.entries = append(t.entries, entry{f: f, results: len(f.Results), points: points, plain: !points && f.Resolve == nil})
 		}
 	}
 	return t, nil
