@@ -1,0 +1,293 @@
+package runtime_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ripstop-vm/ripstop/internal/wasmtest"
+	"github.com/ripstop-vm/ripstop/runtime"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/module"
+	"github.com/ripstop-vm/ripstop/runtime/wasi"
+)
+
+var i32 = byte(wasmtest.I32)
+
+// library is two host functions: note(n) keeps n, and exit(n).
+func library() (*hostcall.Library, *[]uint32) {
+	var noted []uint32
+	arg := []hostcall.Arg{{Name: "n"}}
+	params := []hostcall.ValueType{hostcall.I32}
+	return &hostcall.Library{Name: "test", Funcs: []hostcall.Func{
+		{Module: "test", Name: "note", Params: params, Args: arg, Call: func(c *hostcall.Call) { noted = append(noted, c.Uint32(0)) }},
+		{Module: "test", Name: "exit", Params: params, Args: arg, Call: func(c *hostcall.Call) { c.Stop(&hostcall.ExitError{Code: c.Uint32(0)}) }},
+		{Module: "test", Name: "panic", Params: params, Args: arg, Call: func(*hostcall.Call) { panic("a defect") }},
+	}}, &noted
+}
+
+const (
+	noteFunc = iota
+	exitFunc
+	panicFunc
+	firstFunc
+)
+
+// build makes a module whose functions can call note, exit and panic.
+func build(m wasmtest.Module) []byte {
+	t := wasmtest.Type{Params: []byte{i32}}
+	m.Imports = []wasmtest.Import{{Module: "test", Name: "note", Type: t}, {Module: "test", Name: "exit", Type: t}, {Module: "test", Name: "panic", Type: t}}
+	return m.Bytes()
+}
+
+func open(t *testing.T, opts runtime.Options) *runtime.Runtime {
+	t.Helper()
+	rt, err := runtime.Open(context.Background(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { rt.Close() })
+	return rt
+}
+
+func compile(t *testing.T, rt *runtime.Runtime, wasm []byte) *runtime.Module {
+	t.Helper()
+	m, err := rt.Compile(context.Background(), wasm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func sandbox(t *testing.T, m *runtime.Module, opts runtime.SandboxOptions) *runtime.Sandbox {
+	t.Helper()
+	s, err := m.NewSandbox(context.Background(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// engines runs check compiled and interpreted.
+func engines(t *testing.T, check func(t *testing.T, interpret bool)) {
+	for _, interpret := range []bool{false, true} {
+		t.Run(fmt.Sprintf("interpret=%t", interpret), func(t *testing.T) { check(t, interpret) })
+	}
+}
+
+type observer struct{ events []string }
+
+func (*observer) Watches(*hostcall.Func) bool            { return false }
+func (*observer) Before(*hostcall.Call) hostcall.Verdict { return hostcall.Proceed }
+func (*observer) After(*hostcall.Call)                   {}
+func (o *observer) Event(e hostcall.Event) {
+	switch e.Kind {
+	case hostcall.EventGrow:
+		o.events = append(o.events, fmt.Sprintf("grow %d→%d %t", e.From>>16, e.To>>16, e.Err == nil))
+	case hostcall.EventStart:
+		o.events = append(o.events, "start "+e.Name)
+	case hostcall.EventEnd:
+		o.events = append(o.events, fmt.Sprintf("end %s %v", e.Name, e.Err))
+	}
+}
+
+func TestMemoryGrowsToItsBoundAndNoFurther(t *testing.T) {
+	engines(t, func(t *testing.T, interpret bool) {
+		rt := open(t, runtime.Options{Interpret: interpret})
+		grow := wasmtest.Func{Export: "grow", Type: wasmtest.Type{Params: []byte{i32}, Results: []byte{i32}}, Body: wasmtest.Cat(wasmtest.LocalGet(0), wasmtest.MemoryGrow())}
+		poke := wasmtest.Func{Export: "poke", Type: wasmtest.Type{Params: []byte{i32}}, Body: wasmtest.Cat(wasmtest.LocalGet(0), wasmtest.I32Const(7), wasmtest.Store(0))}
+		m := compile(t, rt, (&wasmtest.Module{Memory: []uint32{1}, Funcs: []wasmtest.Func{grow, poke}}).Bytes())
+		var o observer
+		s := sandbox(t, m, runtime.SandboxOptions{MemoryPages: 4, Interposers: []hostcall.Interposer{&o}})
+		for _, step := range []struct{ pages, want uint32 }{{1, 1}, {0, 2}, {3, ^uint32(0)}, {2, 2}, {1, ^uint32(0)}, {65535, ^uint32(0)}} {
+			res, err := s.Call(context.Background(), "grow", uint64(step.pages))
+			if err != nil || uint32(res[0]) != step.want {
+				t.Errorf("grow by %d: %v, %v; want %d", step.pages, res, err, int32(step.want))
+			}
+		}
+		if _, err := s.Call(context.Background(), "poke", 4<<16-4); err != nil || s.Memory().Bytes()[4<<16-4] != 7 {
+			t.Errorf("the last word of the memory: %v", err)
+		}
+		var trap *runtime.Trap
+		if _, err := s.Call(context.Background(), "poke", 4<<16-3); !errors.As(err, &trap) || !strings.Contains(trap.Reason, "out of bounds") {
+			t.Errorf("past the memory: %v", err)
+		}
+		o.events = slices.DeleteFunc(o.events, func(e string) bool { return !strings.HasPrefix(e, "grow") })
+		if !slices.Contains(o.events, "grow 1→2 true") || !slices.Contains(o.events, "grow 2→5 false") {
+			t.Errorf("events %q", o.events)
+		}
+	})
+}
+
+func TestAModuleThatNeedsMoreMemoryThanAllowedIsRefused(t *testing.T) {
+	m := compile(t, open(t, runtime.Options{}), (&wasmtest.Module{Memory: []uint32{5}}).Bytes())
+	var limit *runtime.LimitError
+	if _, err := m.NewSandbox(context.Background(), runtime.SandboxOptions{MemoryPages: 4}); !errors.As(err, &limit) || limit.Limit != "memory" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestADeadlineEndsAGuestInALoop(t *testing.T) {
+	engines(t, func(t *testing.T, interpret bool) {
+		recursive := wasmtest.Func{Name: "twice", Export: "tree", Type: wasmtest.Type{Params: []byte{i32}}, Body: wasmtest.Cat( // 2^n calls
+			wasmtest.LocalGet(0), []byte{wasmtest.I32Eqz, 0x04, 0x40, wasmtest.Return, wasmtest.End},
+			wasmtest.LocalGet(0), wasmtest.I32Const(1), []byte{wasmtest.I32Sub}, wasmtest.Call(0),
+			wasmtest.LocalGet(0), wasmtest.I32Const(1), []byte{wasmtest.I32Sub}, wasmtest.Call(0))}
+		loop := wasmtest.Func{Export: "loop", Body: wasmtest.Loop(wasmtest.Br(0))}
+		m := compile(t, open(t, runtime.Options{Interpret: interpret}), (&wasmtest.Module{Funcs: []wasmtest.Func{recursive, loop}}).Bytes())
+		over := errors.New("over")
+		for _, name := range []string{"loop"} {
+			s := sandbox(t, m, runtime.SandboxOptions{})
+			ctx, cancel := context.WithTimeoutCause(context.Background(), 20*time.Millisecond, over)
+			if _, err := s.Call(ctx, name); !errors.Is(err, over) {
+				t.Errorf("%s: %v", name, err)
+			}
+			cancel()
+		}
+	})
+}
+
+func TestAStartFunctionIsBounded(t *testing.T) {
+	start := uint32(0)
+	m := compile(t, open(t, runtime.Options{}), (&wasmtest.Module{Funcs: []wasmtest.Func{{Body: wasmtest.Loop(wasmtest.Br(0))}}, Start: &start}).Bytes())
+	if _, err := m.NewSandbox(context.Background(), runtime.SandboxOptions{StartTimeout: 20 * time.Millisecond}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestAStartFunctionCallsTheHost(t *testing.T) {
+	engines(t, func(t *testing.T, interpret bool) {
+		lib, noted := library()
+		start := uint32(firstFunc)
+		rt := open(t, runtime.Options{Interpret: interpret, Libraries: []*hostcall.Library{lib}})
+		sandbox(t, compile(t, rt, build(wasmtest.Module{Start: &start, Funcs: []wasmtest.Func{{Body: wasmtest.Cat(wasmtest.I32Const(5), wasmtest.Call(noteFunc))}}})), runtime.SandboxOptions{})
+		if !slices.Equal(*noted, []uint32{5}) {
+			t.Errorf("noted %v", *noted)
+		}
+		_, err := compile(t, rt, build(wasmtest.Module{Start: &start, Funcs: []wasmtest.Func{{Body: wasmtest.Cat(wasmtest.I32Const(6), wasmtest.Call(exitFunc))}}})).
+			NewSandbox(context.Background(), runtime.SandboxOptions{})
+		var exit *runtime.ExitError
+		if !errors.As(err, &exit) || exit.Code != 6 {
+			t.Errorf("exit in start: %v", err)
+		}
+	})
+}
+
+func TestHowAGuestEndsIsTold(t *testing.T) {
+	engines(t, func(t *testing.T, interpret bool) {
+		lib, noted := library()
+		rt := open(t, runtime.Options{Interpret: interpret, Libraries: []*hostcall.Library{lib}})
+		export := func(name string, body ...[]byte) wasmtest.Func {
+			return wasmtest.Func{Name: "main." + name, Export: name, Body: wasmtest.Cat(body...)}
+		}
+		div := wasmtest.Cat(wasmtest.I32Const(1), wasmtest.I32Const(0), []byte{wasmtest.I32DivS, wasmtest.Drop})
+		m := compile(t, rt, build(wasmtest.Module{Table: []uint32{1}, Funcs: []wasmtest.Func{
+			export("fine", wasmtest.I32Const(1), wasmtest.Call(noteFunc)),
+			export("divide", div),
+			export("outer", wasmtest.Call(firstFunc+1)),
+			export("exits", wasmtest.I32Const(3), wasmtest.Call(exitFunc), []byte{wasmtest.Unreachable}),
+			export("defect", wasmtest.I32Const(3), wasmtest.Call(panicFunc)),
+			export("deep", wasmtest.Call(firstFunc+5)),
+			export("indirect", wasmtest.I32Const(0), []byte{0x11, 1, 0}),
+		}}))
+		for name, want := range map[string]string{
+			"fine":     "",
+			"divide":   "trap: integer divide by zero\n   0  main.divide",
+			"outer":    "trap: integer divide by zero\n   0  main.divide\n   1  main.outer",
+			"exits":    "guest exited with code 3",
+			"deep":     "trap: stack overflow",
+			"indirect": "trap: invalid table access\n   0  main.indirect",
+		} {
+			s := sandbox(t, m, runtime.SandboxOptions{})
+			_, err := s.Call(context.Background(), name)
+			got := ""
+			var trap *runtime.Trap
+			if errors.As(err, &trap) {
+				got = trap.Backtrace()
+			} else if err != nil {
+				got = err.Error()
+			}
+			if got != want && !(name == "deep" && strings.HasPrefix(got, want)) {
+				t.Errorf("%s: got %q, want %q", name, got, want)
+			}
+			// The sandbox can still be entered.
+			if _, err := s.Call(context.Background(), "fine"); err != nil {
+				t.Errorf("after %s: %v", name, err)
+			}
+		}
+		s := sandbox(t, m, runtime.SandboxOptions{})
+		if _, err := s.Call(context.Background(), "defect"); !errors.Is(err, hostcall.ErrHost) {
+			t.Errorf("a panic in the host: %v", err)
+		}
+		if len(*noted) != 7 {
+			t.Errorf("noted %v", *noted)
+		}
+	})
+}
+
+func TestEventsTellOfEachEntry(t *testing.T) {
+	lib, _ := library()
+	m := compile(t, open(t, runtime.Options{Libraries: []*hostcall.Library{lib}}), build(wasmtest.Module{Funcs: []wasmtest.Func{
+		{Export: "run", Body: wasmtest.Cat(wasmtest.I32Const(3), wasmtest.Call(exitFunc))}}}))
+	var o observer
+	s := sandbox(t, m, runtime.SandboxOptions{Interposers: []hostcall.Interposer{&o}})
+	_, _ = s.Call(context.Background(), "run")
+	if got := strings.Join(o.events, ", "); got != "start run, end run guest exited with code 3" {
+		t.Errorf("events: %s", got)
+	}
+}
+
+func TestCallsAreChecked(t *testing.T) {
+	m := compile(t, open(t, runtime.Options{}), (&wasmtest.Module{Funcs: []wasmtest.Func{{Export: "f", Type: wasmtest.Type{Params: []byte{i32}}}}}).Bytes())
+	s := sandbox(t, m, runtime.SandboxOptions{})
+	if _, err := s.Call(context.Background(), "g"); !errors.Is(err, runtime.ErrNoExport) {
+		t.Errorf("no such export: %v", err)
+	}
+	if _, err := s.Call(context.Background(), "f"); err == nil || !strings.Contains(err.Error(), "0 parameters given, 1 wanted") {
+		t.Errorf("too few parameters: %v", err)
+	}
+}
+
+func TestWhatCannotRunIsRefusedAtCompilation(t *testing.T) {
+	rt := open(t, runtime.Options{Libraries: []*hostcall.Library{wasi.Library()}})
+	for name, c := range map[string]struct {
+		wasm  []byte
+		check string
+	}{
+		"text":              {[]byte("(module)"), "header"},
+		"an unknown import": {(&wasmtest.Module{Imports: []wasmtest.Import{{Module: "env", Name: "f"}}}).Bytes(), "imports"},
+		"wrong types":       {(&wasmtest.Module{Funcs: []wasmtest.Func{{Body: []byte{wasmtest.Drop}}}}).Bytes(), "validation"},
+	} {
+		var e *module.Error
+		if _, err := rt.Compile(context.Background(), c.wasm); !errors.As(err, &e) || e.Check != c.check {
+			t.Errorf("%s: %v, want the check %q", name, err, c.check)
+		}
+	}
+}
+
+func TestASandboxIsClosedTwiceAndFromAnywhere(t *testing.T) {
+	m := compile(t, open(t, runtime.Options{}), (&wasmtest.Module{Memory: []uint32{1}, Funcs: []wasmtest.Func{{Export: "loop", Body: wasmtest.Loop(wasmtest.Br(0))}}}).Bytes())
+	s, err := m.NewSandbox(context.Background(), runtime.SandboxOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		// Closing ends a guest that runs.
+		if _, err := s.Call(context.Background(), "loop"); err == nil {
+			t.Error("an endless loop returned")
+		}
+	})
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	wg.Wait()
+}
