@@ -216,6 +216,8 @@ func (t *task) judge(client context.Context, err error, invocation string) (outc
 		return "fault", err
 	case client.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
 		return "cancelled", context.Canceled
+	case errors.Is(err, guest.ErrClientGone):
+		return "cancelled", context.Canceled
 	case errors.Is(err, errStart):
 		log("a sandbox did not start within " + t.limits.Start.String())
 		return "timeout", &wire.Problem{Code: "start-timeout", Status: http.StatusGatewayTimeout, Title: "Deadline passed", Detail: "the job did not start within its limit"}
@@ -226,6 +228,10 @@ func (t *task) judge(client context.Context, err error, invocation string) (outc
 		log(limit.Error())
 		if limit.Limit == "request" {
 			return "error", tooLarge(int64(limit.Max))
+		}
+		if limit.Limit == "request header" {
+			return "error", &wire.Problem{Code: "header-too-large", Status: http.StatusRequestHeaderFieldsTooLarge, Title: "Request header too large",
+				Detail: fmt.Sprintf("the job takes request headers of up to %d bytes", limit.Max)}
 		}
 		return "error", badGateway("limit", "the job ran into its "+limit.Limit+" limit")
 	case errors.As(err, &trap):
