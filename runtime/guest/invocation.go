@@ -41,7 +41,6 @@ type invocation struct {
 	mu      sync.Mutex
 	streams map[*stream]struct{} // not closed yet
 	calls   int                  // long calls under way
-	over    bool
 }
 
 func newInvocation(ctx context.Context, info *ServeInfo, h http.Header) *invocation {
