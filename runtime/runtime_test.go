@@ -142,10 +142,10 @@ func TestADeadlineEndsAGuestInALoop(t *testing.T) {
 		loop := wasmtest.Func{Export: "loop", Body: wasmtest.Loop(wasmtest.Br(0))}
 		m := compile(t, open(t, runtime.Options{Interpret: interpret}), (&wasmtest.Module{Funcs: []wasmtest.Func{recursive, loop}}).Bytes())
 		over := errors.New("over")
-		for _, name := range []string{"loop"} {
+		for name, params := range map[string][]uint64{"loop": nil, "tree": {60}} {
 			s := sandbox(t, m, runtime.SandboxOptions{})
 			ctx, cancel := context.WithTimeoutCause(context.Background(), 20*time.Millisecond, over)
-			if _, err := s.Call(ctx, name); !errors.Is(err, over) {
+			if _, err := s.Call(ctx, name, params...); !errors.Is(err, over) {
 				t.Errorf("%s: %v", name, err)
 			}
 			cancel()

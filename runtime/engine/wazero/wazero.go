@@ -16,6 +16,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/runtime/engine"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	format "github.com/ripstop-vm/ripstop/runtime/module"
 )
 
 var _ engine.Engine = (*Engine)(nil)
@@ -33,6 +34,7 @@ type Options struct {
 type Engine struct {
 	runtime wazero.Runtime
 	cache   wazero.CompilationCache
+	endless bool
 	random  *rand.Rand // wazero seeds a generator per instance without one; no guest sees it
 }
 
@@ -46,7 +48,7 @@ func Open(ctx context.Context, t *hostcall.Table, opts Options) (*Engine, error)
 		cfg = wazero.NewRuntimeConfigInterpreter()
 	}
 	cfg = cfg.WithCloseOnContextDone(!opts.Endless).WithDebugInfoEnabled(false)
-	e := &Engine{random: rand.New(rand.NewSource(1))}
+	e := &Engine{endless: opts.Endless, random: rand.New(rand.NewSource(1))}
 	if opts.CacheDir != "" {
 		cache, err := wazero.NewCompilationCacheWithDir(opts.CacheDir)
 		if err != nil {
@@ -96,6 +98,9 @@ func types(ts []hostcall.ValueType) []api.ValueType {
 
 // Compile implements engine.Engine.
 func (e *Engine) Compile(ctx context.Context, wasm []byte) (engine.Module, error) {
+	if !e.endless {
+		wasm = format.LoopAtEntries(wasm) // wazero looks for a done context at loop heads only
+	}
 	c, err := e.runtime.CompileModule(ctx, wasm)
 	if err != nil {
 		return nil, err
