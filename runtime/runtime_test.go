@@ -291,3 +291,17 @@ func TestASandboxIsClosedTwiceAndFromAnywhere(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func TestATableDoesNotGrowTheHost(t *testing.T) {
+	engines(t, func(t *testing.T, interpret bool) {
+		grow := wasmtest.Func{Export: "grow", Type: wasmtest.Type{Params: []byte{i32}, Results: []byte{i32}},
+			Body: wasmtest.Cat([]byte{0xd0, wasmtest.FuncRef}, wasmtest.LocalGet(0), []byte{0xfc, 0x0f, 0})} // ref.null, table.grow 0
+		m := compile(t, open(t, runtime.Options{Interpret: interpret}), (&wasmtest.Module{Table: []uint32{1}, Funcs: []wasmtest.Func{grow}}).Bytes())
+		s := sandbox(t, m, runtime.SandboxOptions{})
+		for _, step := range []struct{ n, want uint32 }{{1000, 1}, {1 << 20, ^uint32(0)}, {1<<32 - 2000, ^uint32(0)}, {1, 1001}} {
+			if res, err := s.Call(context.Background(), "grow", uint64(step.n)); err != nil || uint32(res[0]) != step.want {
+				t.Errorf("grow by %d: %v, %v; want %d", step.n, res, err, int32(step.want))
+			}
+		}
+	})
+}

@@ -96,8 +96,12 @@ func types(ts []hostcall.ValueType) []api.ValueType {
 	return out
 }
 
+// maxTable is how many elements a table may grow to: 8 MiB of them.
+const maxTable = 1 << 20
+
 // Compile implements engine.Engine.
 func (e *Engine) Compile(ctx context.Context, wasm []byte) (engine.Module, error) {
+	wasm = format.LowerTables(wasm, maxTable) // wazero allocates whatever table.grow asks for
 	if !e.endless {
 		wasm = format.LoopAtEntries(wasm) // wazero looks for a done context at loop heads only
 	}

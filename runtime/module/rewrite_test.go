@@ -43,8 +43,8 @@ func TestFunctionsThatCallOthersMeetALoopFirst(t *testing.T) {
 	}
 }
 
-// TestLoopsAtEntriesKeepModulesAsValidAsTheyWere goes through the specification's suites.
-func TestLoopsAtEntriesKeepModulesAsValidAsTheyWere(t *testing.T) {
+// TestRewritingKeepsModulesAsValidAsTheyWere goes through the specification's suites.
+func TestRewritingKeepsModulesAsValidAsTheyWere(t *testing.T) {
 	ctx := context.Background()
 	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigInterpreter())
 	defer r.Close(ctx)
@@ -57,7 +57,7 @@ func TestLoopsAtEntriesKeepModulesAsValidAsTheyWere(t *testing.T) {
 	}
 	changed := 0
 	corpus(t, wazeroDir(t), func(path string, wasm []byte) {
-		after := module.LoopAtEntries(wasm)
+		after := module.LoopAtEntries(module.LowerTables(wasm, 1000))
 		if bytes.Equal(after, wasm) {
 			return
 		}
@@ -68,5 +68,25 @@ func TestLoopsAtEntriesKeepModulesAsValidAsTheyWere(t *testing.T) {
 	})
 	if changed < 100 {
 		t.Errorf("only %d modules were changed", changed)
+	}
+}
+
+func TestTableMaximaAreLowered(t *testing.T) {
+	for _, c := range []struct{ have, want []uint32 }{
+		{[]uint32{1}, []uint32{1, 100}},
+		{[]uint32{1, 50}, []uint32{1, 50}},
+		{[]uint32{1, 5000}, []uint32{1, 100}},
+		{[]uint32{500}, []uint32{500, 500}},
+		{[]uint32{500, 600}, []uint32{500, 500}},
+	} {
+		m := func(l []uint32) []byte { return (&wasmtest.Module{Table: l, Memory: []uint32{1}}).Bytes() }
+		if got := module.LowerTables(m(c.have), 100); !bytes.Equal(got, m(c.want)) {
+			t.Errorf("table %v: got %x, want %v", c.have, got, c.want)
+		}
+	}
+	for _, bad := range []string{"", "\x00asm", wasmtest.Header + "\x04\x05\x01"} {
+		if got := module.LoopAtEntries(module.LowerTables([]byte(bad), 100)); string(got) != bad {
+			t.Errorf("%q became %q", bad, got)
+		}
 	}
 }

@@ -6,29 +6,57 @@ import "encoding/binary"
 // looks for a deadline only there would let a tree of calls without loops run for ever. Functions that begin with a loop
 // anyway, as those of Go's compiler do, and those that call nothing stay as they are. The meaning stays the same, and so
 // does whether the module is valid. A binary that cannot be read is answered as it is.
-func LoopAtEntries(wasm []byte) []byte {
+func LoopAtEntries(wasm []byte) []byte { return rewrite(wasm, SectionCode, loopAtEntries) }
+
+// LowerTables rewrites a module so that no table grows past most elements, or past its minimum if that is more. An engine
+// that allocates what table.grow asks for could be brought down by one instruction; the guest sees table.grow fail. A
+// binary that cannot be read is answered as it is.
+func LowerTables(wasm []byte, most uint32) []byte {
+	return rewrite(wasm, SectionTable, func(content []byte) ([]byte, bool) {
+		p := parser{reader: reader{b: content}}
+		n := p.count("tables", 3, 0)
+		out := binary.AppendUvarint(nil, uint64(n))
+		for range n {
+			at := p.pos
+			p.refType()
+			l := p.limits("table", 1<<32-1)
+			if p.err != nil {
+				return nil, false
+			}
+			top := max(l.Min, uint64(most))
+			if l.HasMax {
+				top = min(top, l.Max)
+			}
+			out = append(out, content[at], 1) // type, and a maximum is there
+			out = binary.AppendUvarint(out, l.Min)
+			out = binary.AppendUvarint(out, top)
+		}
+		return out, p.err == nil && p.left() == 0
+	})
+}
+
+// rewrite puts what change makes of a section in its place.
+func rewrite(wasm []byte, id SectionID, change func(content []byte) ([]byte, bool)) []byte {
 	sections, err := Sections(wasm)
 	if err != nil {
 		return wasm
 	}
-	for _, s := range sections {
-		if s.ID != SectionCode {
+	for i := range sections {
+		if sections[i].ID != id {
 			continue
 		}
-		code, ok := loopAtEntries(s.Content)
+		content, ok := change(sections[i].Content)
 		if !ok {
 			return wasm
 		}
-		out := make([]byte, 0, len(wasm)+len(code)-len(s.Content)+binary.MaxVarintLen32)
+		was := len(sections[i].Content)
+		sections[i].Content = content
+		out := make([]byte, 0, len(wasm)+len(content)-was+binary.MaxVarintLen32)
 		out = append(out, wasm[:headerBytes]...)
 		for _, s := range sections {
-			content := s.Content
-			if s.ID == SectionCode {
-				content = code
-			}
 			out = append(out, byte(s.ID))
-			out = binary.AppendUvarint(out, uint64(len(content)))
-			out = append(out, content...)
+			out = binary.AppendUvarint(out, uint64(len(s.Content)))
+			out = append(out, s.Content...)
 		}
 		return out
 	}
@@ -68,7 +96,7 @@ func loopAtEntries(content []byte) ([]byte, bool) {
 		}
 		out = append(out, body.b[locals:]...)
 	}
-	return out, r.left() == 0
+	return out, r.err == nil && r.left() == 0
 }
 
 // emptyLoop is loop, no type, end.
