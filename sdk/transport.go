@@ -67,8 +67,9 @@ func roundTrip(r *http.Request, op, name string, start func(header []byte, lengt
 		return fail(err)
 	}
 	stop := context.AfterFunc(ctx, f.interrupt)
+	failed := make(chan error, 1)
 	if body != nil {
-		go send(f, body)
+		go send(f, body, failed)
 	}
 	fields, err := readAnswer(f)
 	var status int
@@ -81,6 +82,11 @@ func roundTrip(r *http.Request, op, name string, start func(header []byte, lengt
 		_ = f.Close() // it failed already
 		if cause := ctx.Err(); cause != nil {
 			err = cause
+		} else {
+			select {
+			case err = <-failed:
+			default:
+			}
 		}
 		return nil, opError(op, name, err)
 	}
@@ -97,15 +103,33 @@ func roundTrip(r *http.Request, op, name string, start func(header []byte, lengt
 	return resp, nil
 }
 
-// send writes a request's body; the host's answer says if that went wrong.
-func send(f stream, body io.ReadCloser) {
-	_, err := io.Copy(f, body)
-	_ = body.Close()
-	if err == nil {
-		_ = f.shutdown()
-	} else {
-		f.interrupt() // a body that failed must not look whole
+// send writes a request's body. If body itself fails, that is why the request does; if the host does not take it, the
+// answer says why.
+func send(f stream, body io.ReadCloser, failed chan<- error) {
+	src := &source{Reader: body}
+	_, err := io.Copy(f, src)
+	_ = body.Close() // it was read as far as it is wanted
+	switch {
+	case src.err != nil:
+		failed <- src.err
+		f.interrupt() // closing without shutdown tells the host that the body is not whole
+	case err == nil:
+		_ = f.shutdown() // a host that is gone shows in the answer
 	}
+}
+
+// source keeps how reading ended.
+type source struct {
+	io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
 }
 
 // responseBody is the rest of the descriptor.

@@ -25,6 +25,8 @@ var errGone = errors.New("the guest closed the stream")
 // no guest memory.
 type stream struct {
 	stopped func() // called once when the stream is closed or stopped, without the lock
+	// closeEnds says that what the guest wrote before it closed the stream is whole. Else only Shutdown makes it so.
+	closeEnds bool
 
 	mu      sync.Mutex
 	changed sync.Cond
@@ -130,11 +132,15 @@ func (s *stream) Shutdown() error {
 	return nil
 }
 
-// Close implements wasi.Stream. What was written is still read by the host, to its end; what the host writes goes nowhere.
+// Close implements wasi.Stream. What was written and ended is still read by the host; what the host writes goes nowhere.
 func (s *stream) Close() error {
 	s.mu.Lock()
-	if s.outEnd == nil {
+	switch {
+	case s.outEnd != nil:
+	case s.closeEnds:
 		s.outEnd = io.EOF
+	default:
+		s.outEnd, s.out = errGone, queue{}
 	}
 	s.inEnd = errGone
 	s.in = queue{}

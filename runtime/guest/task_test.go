@@ -118,7 +118,10 @@ func TestTaskCallsAnswer(t *testing.T) {
 			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
 		default:
-			n, _ := io.Copy(io.Discard, r.Body)
+			n, err := io.Copy(io.Discard, r.Body)
+			if n == 4 && err == nil {
+				t.Error("a body that failed looked whole")
+			}
 			w.Header().Set("X-Up", "yes")
 			fmt.Fprintf(w, "%s %s got %d %d", r.Method, r.URL.Path, n, r.ContentLength)
 		}
@@ -158,6 +161,7 @@ func TestTaskCallsAnswer(t *testing.T) {
 		"a redirect away":              {"/get" + q("method", "GET", "url", up.URL+"/away"), `error Get "http://127.0.0.1:1/": fetch http://127.0.0.1:1/: not granted to this job true false`},
 		"a fetch that times out":       {"/get" + q("method", "GET", "url", up.URL+"/slow", "timeout", "30ms"), fmt.Sprintf(`error Get "%s/slow": fetch %s/slow: context deadline exceeded false true`, up.URL, up.URL)},
 		"a fetch that is cut off":      {"/get" + q("method", "GET", "url", up.URL+"/cut"), "200  5 short read host: Connection reset by peer"},
+		"a body that fails":            {"/get" + q("method", "PUT", "url", up.URL+"/a", "broken", "1"), fmt.Sprintf(`error Put "%s/a": fetch %s/a: the tape tore false false`, up.URL, up.URL)},
 		"an invocation":                {"/get" + q("method", "POST", "url", "/p?q=1", "job", "other", "n", "70000"), "200 job 17 POST /p?q=1 70000 <nil>"},
 		"an unknown job":               {"/get" + q("method", "GET", "url", "/", "job", "gone"), "error invoke gone: not found false false"},
 		"a job that is not granted":    {"/get" + q("method", "GET", "url", "/", "job", "x"), "error invoke x: not granted to this job true false"},

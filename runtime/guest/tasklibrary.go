@@ -384,6 +384,7 @@ func respond(s *state, c *hostcall.Call) {
 		return
 	}
 	st := newStream(nil)
+	st.closeEnds = true
 	fd, err := s.system.Insert(st)
 	if err != nil {
 		c.Fail(errnoOr(err, hostcall.EMFILE))

@@ -116,6 +116,9 @@ func init() {
 			defer cancel()
 		}
 		var body io.Reader
+		if r.FormValue("broken") != "" {
+			body = io.MultiReader(strings.NewReader("part"), broken{})
+		}
 		if n, _ := strconv.Atoi(r.FormValue("n")); n > 0 {
 			body = io.LimitReader(zeros{}, int64(n))
 		}
@@ -201,6 +204,10 @@ func main() {}
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+type broken struct{}
+
+func (broken) Read([]byte) (int, error) { return 0, errors.New("the tape tore") }
 
 func kv(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
