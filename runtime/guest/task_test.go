@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	goruntime "runtime"
 	"strconv"
 	"strings"
@@ -398,11 +400,46 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	}
 }
 
+// endless is a program on an engine that does not check for a done context: what deadlines by the engine's means cost.
+func endless(b *testing.B, pkg string) *Program {
+	b.Helper()
+	build(b, pkg) // leaves the binary behind
+	built.Lock()
+	wasm, err := os.ReadFile(filepath.Join(built.dir, strings.ReplaceAll(pkg, "/", "_")+".wasm"))
+	built.Unlock()
+	if err != nil {
+		b.Fatal(err)
+	}
+	r, err := runtime.Open(b.Context(), runtime.Options{Libraries: Libraries(), Endless: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = r.Close() })
+	m, err := r.Compile(b.Context(), wasm)
+	if err != nil {
+		b.Fatal(err)
+	}
+	p, err := New(Options{Module: m, Services: newWorld()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return p
+}
+
 func BenchmarkHello(b *testing.B) {
 	p := program(b, examples+"hello", newWorld(), policy.Capabilities{}, Options{})
 	r := httptest.NewRequest("GET", "/?name=bench", nil)
 	b.Run("reused sandbox", func(b *testing.B) {
 		s := sandbox(b, p)
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := s.Serve(b.Context(), httptest.NewRecorder(), r, ServeInfo{}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("reused sandbox without deadlines", func(b *testing.B) {
+		s := sandbox(b, endless(b, examples+"hello"))
 		b.ReportAllocs()
 		for b.Loop() {
 			if _, err := s.Serve(b.Context(), httptest.NewRecorder(), r, ServeInfo{}); err != nil {
