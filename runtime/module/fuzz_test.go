@@ -11,7 +11,8 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/module"
 )
 
-// FuzzParse: what is refused is refused with a *Error inside the file; what is accepted never makes the engine's decoder panic.
+// FuzzParse: what is refused is refused with a *Error inside the file; what is accepted never makes the engine's decoder
+// panic, and is as valid as before when it was rewritten.
 func FuzzParse(f *testing.F) {
 	f.Add(sample().Bytes())
 	f.Add([]byte("\x00asm\x0d\x00\x01\x00"))
@@ -34,8 +35,19 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		_ = module.Audit(m, offered(t))
-		if c, err := r.CompileModule(ctx, wasm); err == nil {
-			c.Close(ctx)
+		valid := func(wasm []byte) bool {
+			c, err := r.CompileModule(ctx, wasm)
+			if err == nil {
+				c.Close(ctx)
+			}
+			return err == nil
+		}
+		after := module.LoopAtEntries(module.LowerTables(wasm, 100))
+		if _, err := module.Parse(after, module.Bounds{}); err != nil {
+			t.Fatalf("rewritten: %v", err)
+		}
+		if was, is := valid(wasm), valid(after); was != is {
+			t.Fatalf("valid before: %t, rewritten: %t", was, is)
 		}
 	})
 }
