@@ -33,8 +33,8 @@ func serve(w http.ResponseWriter, r *http.Request) {
 		{"fetch http://169.254.169.254/", func() error { return get("http://169.254.169.254/latest/meta-data/") }},
 		{"fetch http://127.0.0.1:7070/", func() error { return get("http://127.0.0.1:7070/v1/jobs") }},
 		{"fetch https://example.com/", func() error { return get("https://example.com/") }},
-		{"dial example.com:22", func() error {
-			c, err := net.Dial("tcp", "example.com:22")
+		{"dial 192.0.2.1:22", func() error {
+			c, err := net.Dial("tcp", "192.0.2.1:22")
 			if err == nil {
 				err = c.Close()
 			}

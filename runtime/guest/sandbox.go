@@ -162,3 +162,6 @@ func (p *Program) interposers() []hostcall.Interposer {
 	}
 	return all
 }
+
+// MemoryBytes is how much memory the guest has now, in bytes.
+func (s *Sandbox) MemoryBytes() uint64 { return uint64(len(s.vm.Memory().Bytes())) }

@@ -83,7 +83,7 @@ var taskLibrary = &hostcall.Library{Name: "task", Funcs: []hostcall.Func{
 	task("log", hostcall.WriteOutside, "iii", logCall,
 		hostcall.Arg{Name: "level", Kind: hostcall.Enum, Param: 0, Names: levelNames}, text("text", 1, maxLog)),
 	task("config_get", hostcall.ReadLocal, "iiiii", configGet, text("name", 0, maxName),
-		hostcall.Arg{Name: "value", Dir: hostcall.Out, Kind: hostcall.Bytes, Param: 2, Max: maxConfig},
+		hostcall.Arg{Name: "value", Dir: hostcall.Out, Kind: hostcall.Bytes, Param: 2, Max: maxConfig, MaxErrno: hostcall.EMSGSIZE},
 		hostcall.Arg{Name: "size", Dir: hostcall.Out, Kind: hostcall.Uint, Param: 4, Size: 4}),
 	task("secret_get", hostcall.ReadOutside, "iii", secretGet, text("name", 0, maxName), fdOut(2)),
 	task("kv_get", hostcall.ReadOutside, "iiiii", kvGet, text("bucket", 0, maxName), text("key", 2, maxKey), fdOut(4)),
@@ -230,7 +230,7 @@ func kvList(s *state, c *hostcall.Call) {
 		return
 	}
 	prefix, after, limit := string(c.Text(1)), string(c.Text(2)), c.Uint32(3)
-	if limit == 0 || limit > maxList {
+	if limit == 0 || limit > maxList || !utf8.ValidString(prefix) || !utf8.ValidString(after) {
 		c.Fail(hostcall.EINVAL)
 		return
 	}
