@@ -45,15 +45,16 @@ type Options struct {
 	CacheDir string            // compiled code, kept between runs; empty for nowhere
 	Volumes  map[string]string // what file grants' sources stand for: name → directory
 	// Routes is told of every change of what is to be served: the routes of all jobs.
-	Routes   func(map[string][]manifest.Route)
-	Recorder Recorder      // nil: nobody takes note
-	Tracer   trace.Tracer  // nil: invocations are no spans
-	Compiles int           // modules compiled at once; 0 means 2
-	Pool     int           // sandboxes made ahead for one job; 0 means 4
-	Ahead    int           // sandboxes made ahead for all jobs; 0 means 128
-	Idle     time.Duration // a job unused for so long keeps none ahead; 0 means one minute
-	Clock    clock.Clock   // nil means the system clock
-	Log      *slog.Logger  // nil means slog.Default()
+	Routes     func(map[string][]manifest.Route)
+	Recorder   Recorder      // nil: nobody takes note
+	Tracer     trace.Tracer  // nil: invocations are no spans
+	Compiles   int           // modules compiled at once; 0 means 2
+	Pool       int           // sandboxes made ahead for one job; 0 means 4
+	Ahead      int           // sandboxes made ahead for all jobs; 0 means 128
+	AheadBytes int64         // and their memory; none is added past it; 0 means 1 GiB
+	Idle       time.Duration // a job unused for so long keeps none ahead; 0 means one minute
+	Clock      clock.Clock   // nil means the system clock
+	Log        *slog.Logger  // nil means slog.Default()
 }
 
 // Agent runs tasks. Its methods are safe for concurrent use.
@@ -64,6 +65,7 @@ type Agent struct {
 	compiles   chan struct{}
 	makers     chan struct{}
 	ahead      atomic.Int64
+	aheadBytes atomic.Int64
 	background sync.WaitGroup
 	life       context.Context // ends with Run, and so do sandboxes being made ahead
 	end        context.CancelFunc
@@ -115,6 +117,9 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	opts.Compiles = orDefault(opts.Compiles, 2)
 	opts.Pool = orDefault(opts.Pool, 4)
 	opts.Ahead = orDefault(opts.Ahead, 128)
+	if opts.AheadBytes <= 0 {
+		opts.AheadBytes = 1 << 30
+	}
 	if opts.Idle <= 0 {
 		opts.Idle = time.Minute
 	}
@@ -130,6 +135,12 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	}
 	a.life, a.end = context.WithCancel(context.WithoutCancel(ctx))
 	return a, nil
+}
+
+// count notes a sandbox that is ready ahead of its invocation (1), or is no more (-1).
+func (a *Agent) count(m made, n int64) {
+	a.ahead.Add(n)
+	a.aheadBytes.Add(n * m.bytes)
 }
 
 func orDefault(n, def int) int {
@@ -483,7 +494,7 @@ func (a *Agent) build(as wire.Assignment) (*task, error) {
 	t.ready = append(t.ready, first)
 	t.used = a.opts.Clock.Now()
 	t.mu.Unlock()
-	a.ahead.Add(1)
+	a.count(first, 1)
 	t.fill()
 	return t, nil
 }

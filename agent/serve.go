@@ -110,6 +110,9 @@ func (a *Agent) enter(ctx context.Context, name string) (*task, *job, error) {
 	}
 }
 
+// lingering is how much longer than an invocation its client's connection may take: the error page has to get out.
+const lingering = 5 * time.Second
+
 // errDeadline is the cause of an invocation's context past its deadline.
 var errDeadline = fmt.Errorf("the invocation's deadline passed: %w", context.DeadlineExceeded)
 
@@ -139,6 +142,12 @@ func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	if span.SpanContext().IsValid() {
 		propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(r.Header))
 	}
+
+	// A client that neither sends nor reads must not hold a slot past the deadline. A writer that is no connection has
+	// no such deadlines, and needs none.
+	conn := http.NewResponseController(w)
+	_ = conn.SetReadDeadline(info.Deadline.Add(lingering))
+	_ = conn.SetWriteDeadline(info.Deadline.Add(lingering))
 
 	if err := t.slots.take(ctx); err != nil {
 		a.opts.Recorder.Invocation(ctx, name, "rejected", false, 0, 0)
@@ -189,11 +198,11 @@ var deadlineProblem = &wire.Problem{Code: "deadline", Status: http.StatusGateway
 
 // failureOf is a wait that ended early: the client left, or the deadline passed.
 func failureOf(client context.Context, err error) error {
-	if client.Err() != nil {
-		return context.Cause(client)
-	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return deadlineProblem
+	}
+	if client.Err() != nil {
+		return context.Canceled
 	}
 	return err
 }
@@ -214,8 +223,6 @@ func (t *task) judge(client context.Context, err error, invocation string) (outc
 		t.agent.opts.Log.Error("host function panicked", "job", t.assigned.Job, "version", t.assigned.Version, "invocation", invocation, "error", err)
 		log("the server failed while it served a host call; this is not the job's fault")
 		return "fault", err
-	case client.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
-		return "cancelled", context.Canceled
 	case errors.Is(err, guest.ErrClientGone):
 		return "cancelled", context.Canceled
 	case errors.Is(err, errStart):
@@ -223,7 +230,10 @@ func (t *task) judge(client context.Context, err error, invocation string) (outc
 		return "timeout", &wire.Problem{Code: "start-timeout", Status: http.StatusGatewayTimeout, Title: "Deadline passed", Detail: "the job did not start within its limit"}
 	case errors.Is(err, context.DeadlineExceeded):
 		log("ended at its deadline of " + t.limits.Time.String())
+		// Also when the client's context is done by now: a body that is given up ends it.
 		return "timeout", deadlineProblem
+	case client.Err() != nil && errors.Is(err, context.Canceled):
+		return "cancelled", context.Canceled
 	case errors.As(err, &limit):
 		log(limit.Error())
 		if limit.Limit == "request" {

@@ -41,6 +41,7 @@ type task struct {
 type made struct {
 	sandbox    *guest.Sandbox
 	generation int
+	bytes      int64 // of guest memory, when it was made
 }
 
 // enter makes the caller a user of the task; false if it is over.
@@ -90,9 +91,9 @@ func (t *task) empty() {
 	t.generation++
 	t.mu.Unlock()
 	for _, m := range gone {
+		t.agent.count(m, -1)
 		t.discard(m)
 	}
-	t.agent.ahead.Add(-int64(len(gone)))
 }
 
 func (t *task) discard(m made) {
@@ -114,7 +115,7 @@ func (t *task) make(ctx context.Context) (made, error) {
 		return made{}, err
 	}
 	t.agent.opts.Recorder.Start(t.assigned.Job, t.agent.opts.Clock.Now().Sub(began))
-	return made{s, g}, nil
+	return made{s, g, int64(s.MemoryBytes())}, nil
 }
 
 // errStart is the cause of a context that ended because a sandbox took too long to start.
@@ -129,7 +130,7 @@ func (t *task) take(ctx context.Context) (m made, cold bool, err error) {
 		t.ready[n-1] = made{}
 		t.ready = t.ready[:n-1]
 		t.mu.Unlock()
-		t.agent.ahead.Add(-1)
+		t.agent.count(m, -1)
 		t.fill()
 		return m, false, nil
 	}
@@ -146,7 +147,7 @@ func (t *task) back(m made, reusable bool) {
 		if !t.retired && m.generation == t.generation && len(t.ready) < t.size {
 			t.ready = append(t.ready, m)
 			t.mu.Unlock()
-			t.agent.ahead.Add(1)
+			t.agent.count(m, 1)
 			return
 		}
 		t.mu.Unlock()
@@ -188,7 +189,7 @@ func (t *task) fillOne() bool {
 	t.mu.Lock()
 	enough := t.retired || len(t.ready) >= t.size
 	t.mu.Unlock()
-	if enough || t.agent.ahead.Load() >= int64(t.agent.opts.Ahead) {
+	if enough || t.agent.ahead.Load() >= int64(t.agent.opts.Ahead) || t.agent.aheadBytes.Load() >= t.agent.opts.AheadBytes {
 		return false
 	}
 	m, err := t.make(ctx)
@@ -204,7 +205,7 @@ func (t *task) fillOne() bool {
 	t.ready = append(t.ready, m)
 	more := len(t.ready) < t.size
 	t.mu.Unlock()
-	t.agent.ahead.Add(1)
+	t.agent.count(m, 1)
 	return more
 }
 

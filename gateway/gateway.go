@@ -115,7 +115,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		trace.WithSpanKind(trace.SpanKindServer),
 		trace.WithAttributes(attribute.String("http.request.method", method(r.Method)), attribute.String("http.route", m.Prefix),
 			attribute.String("faas.invocation_id", id), attribute.String("ripstop.job", job)))
-	defer span.End()
+	defer func() {
+		span.SetAttributes(attribute.Int("http.response.status_code", rec.status))
+		span.End()
+	}()
 	r = r.WithContext(ctx)
 	stripHop(r.Header)
 	traceHeaders(ctx, r.Header)
@@ -135,12 +138,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// the rest is missing.
 		panic(http.ErrAbortHandler)
 	case r.Context().Err() != nil && errors.Is(err, context.Canceled):
-		// The client left; nobody reads an answer.
+		// The client left, and nobody reads an answer. One that is still there must not take silence for a success.
 		rec.status = 499
+		panic(http.ErrAbortHandler)
 	default:
 		h.answer(rec, r, id, problem(err, h.opts.Log, id, job))
 	}
-	span.SetAttributes(attribute.Int("http.response.status_code", rec.status))
 }
 
 // problem is what a client is told of err.
@@ -272,6 +275,7 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
+		WriteTimeout:      2 * time.Minute, // of answers of our own; the agent sets another for each invocation
 		MaxHeaderBytes:    MaxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}

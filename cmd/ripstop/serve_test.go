@@ -470,3 +470,68 @@ func TestWhatKeepsAServerFromStartingIsOneLineAndExit2(t *testing.T) {
 		t.Error("a start that could not work made a data directory")
 	}
 }
+
+// reading is a command that reads its body once and answers.
+func reading() []byte {
+	t := w.Type{Params: []byte{w.I32, w.I32, w.I32, w.I32}, Results: []byte{w.I32}}
+	text := "Content-Type: text/plain\n\nread"
+	m := w.Module{
+		Imports: []w.Import{{Module: "wasi_snapshot_preview1", Name: "fd_write", Type: t}, {Module: "wasi_snapshot_preview1", Name: "fd_read", Type: t}},
+		Funcs: []w.Func{{Name: "start", Export: "_start", Type: void, Body: w.Cat(
+			w.I32Const(0), w.I32Const(1024), w.Store(0), w.I32Const(4), w.I32Const(1024), w.Store(0),
+			w.I32Const(0), w.I32Const(0), w.I32Const(1), w.I32Const(8), w.Call(1), []byte{w.Drop},
+			w.I32Const(0), w.I32Const(64), w.Store(0), w.I32Const(4), w.I32Const(int32(len(text))), w.Store(0),
+			w.I32Const(1), w.I32Const(0), w.I32Const(1), w.I32Const(8), w.Call(0), []byte{w.Drop})}},
+		Memory: []uint32{1}, Data: []w.Data{{Offset: 64, Bytes: []byte(text)}},
+	}
+	return m.Bytes()
+}
+
+func TestAClientThatSendsNothingHoldsASlotNoLongerThanTheDeadline(t *testing.T) {
+	s := startServer(t)
+	s.deploy("read", reading(), "limits: {time: 300ms, concurrency: 1}\n")
+	conn, err := net.Dial("tcp", s.ingress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "POST /read/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != 504 {
+		t.Errorf("%v %v", resp, err)
+	}
+	s.until("the slot to be free", func() bool {
+		resp, err := http.Post("http://"+s.ingress+"/read/", "text/plain", strings.NewReader("body"))
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode == 200
+	})
+}
+
+func TestOneSecondOfStopIsEnoughForWhatRuns(t *testing.T) {
+	s := startServer(t)
+	s.deploy("slow", looping(), "limits: {time: 500ms}\n")
+	got := make(chan int, 1)
+	go func() {
+		resp, err := http.Get("http://" + s.ingress + "/slow/")
+		if err != nil {
+			got <- 0
+			return
+		}
+		defer resp.Body.Close()
+		got <- resp.StatusCode
+	}()
+	s.until("the job to be running", func() bool {
+		_, b := s.call("GET", "/v1/jobs", nil, "")
+		return len(b) > 0 && s.workerPID() != 0
+	})
+	time.Sleep(100 * time.Millisecond) // for the request to be under way; if it is not, the test shows less, but does not fail
+	s.stop()
+	if status := <-got; status != 504 && status != 0 {
+		t.Errorf("the invocation under way was answered with %d", status)
+	}
+}
