@@ -26,12 +26,16 @@ type process struct {
 
 // start starts a worker: this program with args, the environment env and nothing more, in a process group of its own.
 func start(program string, args, env []string, ingress *os.File) (*process, error) {
+	syscall.ForkLock.RLock() // no child started meanwhile may keep an end of the link
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		syscall.CloseOnExec(fds[0])
+		syscall.CloseOnExec(fds[1])
+	}
+	syscall.ForkLock.RUnlock()
 	if err != nil {
 		return nil, fmt.Errorf("make the link's sockets: %w", err)
 	}
-	syscall.CloseOnExec(fds[0])
-	syscall.CloseOnExec(fds[1])
 	ours, theirs := os.NewFile(uintptr(fds[0]), "link"), os.NewFile(uintptr(fds[1]), "link")
 	defer theirs.Close()
 	conn, err := net.FileConn(ours)
