@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -151,6 +152,29 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// codeCache is where compiled examples are kept between runs: under the race detector compiling takes minutes. It begins
+// anew when it has grown past 1 GiB.
+func codeCache() string {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	dir := filepath.Join(base, "ripstop-guest-test")
+	var size int64
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			if info, err := e.Info(); err == nil {
+				size += info.Size()
+			}
+		}
+		return nil
+	})
+	if size > 1<<30 {
+		_ = os.RemoveAll(dir) // then it is only larger than it should be
+	}
+	return dir
+}
+
 // build compiles a package of this repository for wasip1, once for all tests. A package that has no "_start" is built as
 // a reactor.
 func build(t testing.TB, pkg string) *runtime.Module {
@@ -162,7 +186,7 @@ func build(t testing.TB, pkg string) *runtime.Module {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries()})
+		r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), CacheDir: codeCache()})
 		if err != nil {
 			t.Fatal(err)
 		}
