@@ -70,7 +70,7 @@ func (s *serverProcess) settled(pid int) usage {
 	return least
 }
 
-func TestTwoHundredThousandInvocationsLeaveNothingBehind(t *testing.T) {
+func TestSoakTwoHundredThousandInvocationsLeaveNothingBehind(t *testing.T) {
 	total := int64(200_000)
 	if v, err := strconv.ParseInt(os.Getenv("RIPSTOP_SOAK_INVOCATIONS"), 10, 64); err == nil && v > 0 {
 		total = v
