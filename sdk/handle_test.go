@@ -57,7 +57,7 @@ func message(q request) []byte {
 	return b
 }
 
-func response(t *testing.T, b []byte) (int, http.Header, string) {
+func readResponse(t *testing.T, b []byte) (int, http.Header, string) {
 	t.Helper()
 	status, h, err := decodeHead(b)
 	if err != nil {
@@ -92,7 +92,7 @@ func TestHandlerSeesItsRequest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if status, header, body := response(t, b); status != 200 || body != "abc3 <nil>" || header.Get("Content-Type") != "text/plain; charset=utf-8" {
+			if status, header, body := readResponse(t, b); status != 200 || body != "abc3 <nil>" || header.Get("Content-Type") != "text/plain; charset=utf-8" {
 				t.Errorf("%d %v %q", status, header, body)
 			}
 		})
@@ -131,7 +131,7 @@ func TestResponseStreamsWhenFlushedOrLong(t *testing.T) {
 			body := out.String()
 			var h http.Header
 			if b != nil {
-				_, h, body = response(t, b)
+				_, h, body = readResponse(t, b)
 			} else if _, h, err = decodeHead(head); err != nil {
 				t.Fatal(err)
 			}
