@@ -47,6 +47,7 @@ type serverProcess struct {
 	api, ingress string
 	token        string
 	cmd          *exec.Cmd
+	args         []string
 	log          lockedBuffer
 }
 
@@ -83,8 +84,8 @@ func startServer(t *testing.T, args ...string) *serverProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &serverProcess{t: t, program: program, dir: filepath.Join(t.TempDir(), "data"), api: freePort(t), ingress: freePort(t)}
-	s.start(args...)
+	s := &serverProcess{t: t, program: program, args: args, dir: filepath.Join(t.TempDir(), "data"), api: freePort(t), ingress: freePort(t)}
+	s.start()
 	t.Cleanup(func() {
 		s.stop()
 		if t.Failed() {
@@ -94,9 +95,11 @@ func startServer(t *testing.T, args ...string) *serverProcess {
 	return s
 }
 
-func (s *serverProcess) start(args ...string) {
+// launch starts the program, in a process group of its own, and waits for nothing.
+func (s *serverProcess) launch() {
 	s.t.Helper()
-	s.cmd = exec.Command(s.program, append([]string{"serve", "--data", s.dir, "--api", s.api, "--ingress", s.ingress}, args...)...)
+	s.cmd = exec.Command(s.program, append([]string{"serve", "--data", s.dir, "--api", s.api, "--ingress", s.ingress}, s.args...)...)
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	s.cmd.Stderr = &s.log
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -106,6 +109,12 @@ func (s *serverProcess) start(args ...string) {
 		s.t.Fatal(err)
 	}
 	go func() { _, _ = io.Copy(&s.log, out) }()
+}
+
+// start starts the program and waits until it is ready.
+func (s *serverProcess) start() {
+	s.t.Helper()
+	s.launch()
 	s.until("the server to be ready", func() bool {
 		resp, err := http.Get("http://" + s.api + "/readyz")
 		if err != nil {
@@ -154,24 +163,30 @@ func (s *serverProcess) until(what string, f func() bool) {
 
 func (s *serverProcess) call(method, path string, body io.Reader, contentType string) (int, []byte) {
 	s.t.Helper()
-	r, err := http.NewRequest(method, "http://"+s.api+path, body)
+	status, b, err := s.try(http.DefaultClient, method, path, body, contentType)
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	return status, b
+}
+
+// try is call for a server that may be gone before it has answered.
+func (s *serverProcess) try(client *http.Client, method, path string, body io.Reader, contentType string) (int, []byte, error) {
+	r, err := http.NewRequest(method, "http://"+s.api+path, body)
+	if err != nil {
+		return 0, nil, err
 	}
 	r.Header.Set("Authorization", "Bearer "+s.token)
 	if contentType != "" {
 		r.Header.Set("Content-Type", contentType)
 	}
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := client.Do(r)
 	if err != nil {
-		s.t.Fatal(err)
+		return 0, nil, err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return resp.StatusCode, b
+	return resp.StatusCode, b, err
 }
 
 func (s *serverProcess) deploy(job string, wasm []byte, manifest string) {
@@ -186,6 +201,12 @@ func (s *serverProcess) tryDeploy(job string, wasm []byte, manifest string) (int
 	if manifest == "" {
 		return s.call("PUT", "/v1/jobs/"+job+"/module", bytes.NewReader(wasm), "application/wasm")
 	}
+	body, kind := form(wasm, manifest)
+	return s.call("PUT", "/v1/jobs/"+job, body, kind)
+}
+
+// form is a module and its manifest as one upload.
+func form(wasm []byte, manifest string) (body io.Reader, contentType string) {
 	var b bytes.Buffer
 	m := multipart.NewWriter(&b)
 	part, _ := m.CreateFormField("manifest")
@@ -193,7 +214,7 @@ func (s *serverProcess) tryDeploy(job string, wasm []byte, manifest string) (int
 	part, _ = m.CreateFormFile("module", "m.wasm")
 	_, _ = part.Write(wasm)
 	_ = m.Close()
-	return s.call("PUT", "/v1/jobs/"+job, &b, m.FormDataContentType())
+	return &b, m.FormDataContentType()
 }
 
 func (s *serverProcess) get(path string) (int, http.Header, string) {

@@ -134,3 +134,5 @@ func TestSoakTwoHundredThousandInvocationsLeaveNothingBehind(t *testing.T) {
 		t.Errorf("the worker grew: before %+v, after %+v", before, after)
 	}
 }
+
+func TestSoakTwoHundredKillsAmidChangesLoseNothingAcknowledged(t *testing.T) { killAndLook(t, 200) }
