@@ -30,18 +30,40 @@ type Module interface {
 	// caller has made sure that the module's minimum is within it.
 	// ctx bounds the start function as it bounds a call.
 	Instantiate(ctx context.Context, d *hostcall.Door, maxPages uint32) (Instance, error)
+	// InstantiateOn is Instantiate on memory of somebody else's, which the instance takes as long as it is. Active data
+	// segments are written to it and the start function runs: who wants the former bytes puts them back. Closing the
+	// instance leaves mem alone; mem must outlive it.
+	InstantiateOn(ctx context.Context, d *hostcall.Door, mem Memory) (Instance, error)
 	// Close forgets the code. Instances must be closed before.
 	Close() error
+}
+
+// Memory is linear memory that somebody other than the engine owns.
+type Memory interface {
+	hostcall.Memory
+	// Grow makes it size bytes long, no less than now. What is new is zero. It fails with a *LimitError past its bound, and
+	// otherwise if the operating system has no more; then nothing changed.
+	Grow(size uint64) error
 }
 
 // Instance is one running instance. It belongs to one goroutine at a time.
 type Instance interface {
 	// Function finds an exported function; nil if there is none of that name.
 	Function(name string) Function
+	// Global finds an exported mutable global that holds a number; nil if there is none of that name.
+	Global(name string) Global
 	// Memory is the instance's first memory; empty if it has none.
 	Memory() hostcall.Memory
+	// Ended reports that the instance cannot be called any more: it was closed, or the engine ended it with a call.
+	Ended() bool
 	// Close ends the instance and gives its memory back.
 	Close() error
+}
+
+// Global is a mutable global of an instance. Its value is the bits of the number, the lowest ones if it has 32.
+type Global interface {
+	Get() uint64
+	Set(bits uint64)
 }
 
 // Function is an exported function of an instance.

@@ -74,7 +74,10 @@ func (p *parser) body(r *reader, params int) {
 				over(it.Offset, "a function whose jump tables have %d targets; at most %d are allowed", labels, b.Labels)
 				return
 			}
+		case OpTableSet, OpTableGrow, OpTableFill, OpTableCopy, OpTableInit, OpElemDrop:
+			p.m.Mutates = true
 		case OpMemoryInit, OpDataDrop:
+			p.m.Mutates = p.m.Mutates || it.Op == OpDataDrop
 			if p.dataCount < 0 {
 				p.fail(it.Offset, "memory.init or data.drop needs a data count section")
 				return

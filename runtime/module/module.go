@@ -57,6 +57,12 @@ type Limits struct {
 	HasMax bool
 }
 
+// GlobalType is a global's type.
+type GlobalType struct {
+	Type    hostcall.ValueType
+	Mutable bool
+}
+
 // Module is what a binary declares.
 type Module struct {
 	Size      int // bytes
@@ -66,6 +72,11 @@ type Module struct {
 	Tables    []Limits // defined here, not imported
 	Functions int      // defined here
 	Globals   int      // defined here
+	// GlobalTypes are those of the globals defined here, in order.
+	GlobalTypes []GlobalType
+	// Mutates says that functions have instructions that change tables or drop segments (table.set, table.grow, table.fill,
+	// table.copy, table.init, elem.drop, data.drop): state that no engine hands out.
+	Mutates   bool
 	HasStart  bool
 	CodeBytes int
 	DataBytes int

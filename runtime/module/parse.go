@@ -399,22 +399,25 @@ func (p *parser) memorySection() {
 	}
 }
 
-func (p *parser) globalType() {
-	p.valueType()
+func (p *parser) globalType() GlobalType {
+	t := p.valueType()
 	at := p.at()
-	if mutable := p.byte(); mutable > 1 {
+	mutable := p.byte()
+	if mutable > 1 {
 		p.fail(at, "a global whose mutability is %d", mutable)
 	}
+	return GlobalType{t, mutable == 1}
 }
 
 func (p *parser) globalSection() {
 	n := p.count("globals", 4, p.bounds.Globals)
 	p.m.Globals = n
 	for range n {
-		p.globalType()
+		t := p.globalType()
 		if p.constant(); p.err != nil {
 			return
 		}
+		p.m.GlobalTypes = append(p.m.GlobalTypes, t)
 	}
 }
 

@@ -265,3 +265,25 @@ func TestEachUnknownImportIsNamedWithTheNearestKnown(t *testing.T) {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}
 }
+
+func TestGlobalsAndWhatChangesTablesAreNoted(t *testing.T) {
+	for name, c := range map[string]struct {
+		body []byte
+		want bool
+	}{
+		"nothing":   {[]byte{wasmtest.Nop}, false},
+		"table.get": {[]byte{0x41, 0, 0x25, 0, wasmtest.Drop}, false},
+		"table.set": {[]byte{0x41, 0, 0xd0, 0x70, 0x26, 0}, true},
+	} {
+		wasm := (&wasmtest.Module{Table: []uint32{1}, Funcs: []wasmtest.Func{{Body: c.body}}}).Bytes()
+		m, err := module.Parse(wasm, module.Bounds{})
+		if err != nil || m.Mutates != c.want {
+			t.Errorf("%s: %v, %v", name, m, err)
+		}
+	}
+	wasm := wasmtest.Cat([]byte(wasmtest.Header), wasmtest.Section(6, []byte{2, wasmtest.I64, 1, 0x42, 0, wasmtest.End, wasmtest.I32, 0, 0x41, 0, wasmtest.End}))
+	m, err := module.Parse(wasm, module.Bounds{})
+	if err != nil || len(m.GlobalTypes) != 2 || m.GlobalTypes[0] != (module.GlobalType{hostcall.I64, true}) || m.GlobalTypes[1] != (module.GlobalType{hostcall.I32, false}) {
+		t.Errorf("%+v, %v", m, err)
+	}
+}

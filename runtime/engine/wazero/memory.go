@@ -7,42 +7,85 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
 
-// linear is the memory of one instance, bounded for that instance alone.
+// linear is what wazero knows as the memory of one instance.
 type linear struct {
-	door *hostcall.Door
-	max  uint64 // bytes
-	buf  []byte
+	door   *hostcall.Door
+	memory engine.Memory
+	// short says that the memory was smaller than the module's minimum and did not grow to it.
+	short error
 }
 
 // Bytes implements hostcall.Memory.
-func (l *linear) Bytes() []byte { return l.buf }
+func (l *linear) Bytes() []byte { return l.memory.Bytes() }
 
 // Allocate is called by the engine once per instance.
 func (l *linear) Allocate(initial, _ uint64) experimental.LinearMemory {
-	l.buf = make([]byte, 0, min(initial, l.max))
-	return l
+	if own, ok := l.memory.(*ownMemory); ok {
+		own.buf = make([]byte, 0, min(initial, own.max))
+		return l
+	}
+	return &foreign{linear: l}
 }
 
 // Reallocate answers nil past the bound, which the guest sees as a memory.grow of -1.
 func (l *linear) Reallocate(size uint64) []byte {
-	from := uint64(len(l.buf))
-	if size > l.max {
-		l.door.Emit(hostcall.Event{Kind: hostcall.EventGrow, From: from, To: size, Err: &engine.LimitError{Limit: "memory", Used: size, Max: l.max}})
+	from := uint64(len(l.memory.Bytes()))
+	if err := l.memory.Grow(size); err != nil {
+		l.door.Emit(hostcall.Event{Kind: hostcall.EventGrow, From: from, To: size, Err: err})
 		return nil
-	}
-	if size <= uint64(cap(l.buf)) {
-		l.buf = l.buf[:size]
-	} else {
-		// Grown by a quarter more, so that a guest that grows page by page does not copy its memory each time.
-		buf := make([]byte, size, min(l.max, size+size/4))
-		copy(buf, l.buf)
-		l.buf = buf
 	}
 	if from != 0 {
 		l.door.Emit(hostcall.Event{Kind: hostcall.EventGrow, From: from, To: size})
 	}
-	return l.buf
+	return l.memory.Bytes()
 }
 
 // Free is called by the engine when the instance is closed.
-func (l *linear) Free() { l.buf = nil }
+func (l *linear) Free() {
+	if own, ok := l.memory.(*ownMemory); ok {
+		own.buf = nil
+	}
+}
+
+// foreign is linear over memory that is there already: the instance begins with all of it.
+type foreign struct {
+	*linear
+	begun bool
+}
+
+// Reallocate is asked for the module's minimum first.
+func (f *foreign) Reallocate(size uint64) []byte {
+	if f.begun {
+		return f.linear.Reallocate(size)
+	}
+	f.begun = true
+	if size > uint64(len(f.memory.Bytes())) {
+		if f.short = f.memory.Grow(size); f.short != nil {
+			return make([]byte, size) // wazero panics on nil here; InstantiateOn reports it
+		}
+	}
+	return f.memory.Bytes()
+}
+
+// ownMemory is memory of the Go heap, bounded for its instance alone.
+type ownMemory struct {
+	max uint64 // bytes
+	buf []byte
+}
+
+func (m *ownMemory) Bytes() []byte { return m.buf }
+
+func (m *ownMemory) Grow(size uint64) error {
+	switch {
+	case size > m.max:
+		return &engine.LimitError{Limit: "memory", Used: size, Max: m.max}
+	case size <= uint64(cap(m.buf)):
+		m.buf = m.buf[:size]
+	default:
+		// Grown by a quarter more, so that a guest that grows page by page does not copy its memory each time.
+		buf := make([]byte, size, min(m.max, size+size/4))
+		copy(buf, m.buf)
+		m.buf = buf
+	}
+	return nil
+}

@@ -129,7 +129,11 @@ type module struct {
 func (m *module) Close() error { return m.code.Close(context.Background()) }
 
 func (m *module) Instantiate(ctx context.Context, d *hostcall.Door, maxPages uint32) (engine.Instance, error) {
-	lin := &linear{door: d, max: uint64(maxPages) * engine.PageSize}
+	return m.InstantiateOn(ctx, d, &ownMemory{max: uint64(maxPages) * engine.PageSize})
+}
+
+func (m *module) InstantiateOn(ctx context.Context, d *hostcall.Door, mem engine.Memory) (engine.Instance, error) {
+	lin := &linear{door: d, memory: mem}
 	d.Attach(lin, unwind)
 	mark := d.Enter(ctx)
 	run := &doorContext{experimental.WithMemoryAllocator(ctx, lin), d}
@@ -138,7 +142,11 @@ func (m *module) Instantiate(ctx context.Context, d *hostcall.Door, maxPages uin
 	if err = d.Leave(mark, failure(ctx, err)); err != nil {
 		return nil, err
 	}
-	return &instance{door: d, module: mod, memory: lin}, nil
+	inst := &instance{door: d, module: mod, memory: lin}
+	if lin.short != nil {
+		return nil, errors.Join(lin.short, inst.Close())
+	}
+	return inst, nil
 }
 
 type instance struct {
@@ -149,6 +157,20 @@ type instance struct {
 }
 
 func (i *instance) Memory() hostcall.Memory { return i.memory }
+
+func (i *instance) Ended() bool { return i.module.IsClosed() }
+
+func (i *instance) Global(name string) engine.Global {
+	g, ok := i.module.ExportedGlobal(name).(api.MutableGlobal)
+	if !ok {
+		return nil
+	}
+	switch g.Type() {
+	case api.ValueTypeI32, api.ValueTypeI64, api.ValueTypeF32, api.ValueTypeF64:
+		return g
+	}
+	return nil
+}
 
 func (i *instance) Close() error {
 	if i.closed.Swap(true) {
