@@ -5,6 +5,9 @@ import "context"
 // DefaultQuota bounds a bucket when nothing else is asked for: 64 MiB.
 const DefaultQuota = 64 << 20
 
+// MaxBucketName bounds a bucket's name in bytes.
+const MaxBucketName = 256
+
 // ItemOverhead is what an item counts against its bucket's quota in bytes, besides its key and value. It stands for what
 // a store keeps with it, so that a million empty values are not free.
 const ItemOverhead = 32
@@ -31,7 +34,7 @@ type Usage struct {
 	Bytes int64 // as counted against the quota
 }
 
-// Buckets keeps key-value data in named buckets. A bucket exists while it has items, and its name is at most 256 bytes.
+// Buckets keeps key-value data in named buckets. A bucket exists while it has items, and its name is at most MaxBucketName bytes.
 // Keys have 1 to MaxKey bytes, values up to MaxValue; else ErrInvalid or ErrTooLarge. Methods are safe for concurrent
 // use, each is one atomic step, and writes are durable when they return. After ErrConflict, ErrQuota, ErrTooLarge,
 // ErrInvalid, ErrFull and ErrReadOnly nothing has changed.

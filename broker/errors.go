@@ -13,6 +13,12 @@ var (
 	ErrConflict = errors.New("a condition does not hold")
 	// ErrCompacted: the changes since the given revision are not known any more, or never were. List again.
 	ErrCompacted = errors.New("changes since that revision are gone; list again")
+	// ErrHeld: somebody holds the lease. It is a *HeldError, which says who.
+	ErrHeld = errors.New("the lease is held")
+	// ErrLeaseLost: the lease has ended; somebody else may have it. Nothing changed.
+	ErrLeaseLost = errors.New("the lease is lost")
+	// ErrQueueFull: the job has too many unfinished invocations. Nothing changed.
+	ErrQueueFull = errors.New("the queue is full")
 	// ErrQuota: the bucket would grow past its quota. Nothing changed.
 	ErrQuota = errors.New("bucket quota exceeded")
 	// ErrTooLarge: a key, value or commit is over the contract's bound. Nothing changed.

@@ -17,8 +17,6 @@ var _ broker.Buckets = (*Buckets)(nil)
 // maxListBytes ends a List early, so that an answer has a bound.
 const maxListBytes = 4 << 20
 
-const maxBucketName = 256
-
 // bucketsBucket has a bucket of bbolt for each bucket; usage is kept under usageKey in it, where no item's key can be.
 // Its sequence is the last version given out, so that versions do not repeat when a bucket is dropped and made again.
 var bucketsBucket = []byte("buckets")
@@ -33,20 +31,6 @@ type Buckets struct{ db *database }
 
 func itemKey(key string) []byte { return append([]byte{itemTag}, key...) }
 
-func checkItem(bucket, key string) error {
-	if err := checkBucket(bucket); err != nil {
-		return err
-	}
-	return checkKey(key)
-}
-
-func checkBucket(bucket string) error {
-	if bucket == "" || len(bucket) > maxBucketName {
-		return fmt.Errorf("a bucket name of %d bytes (1 to %d): %w", len(bucket), maxBucketName, broker.ErrInvalid)
-	}
-	return nil
-}
-
 func (b *Buckets) item(key, v []byte) (broker.Item, error) {
 	version, value, ok := unseal(key, v)
 	if !ok {
@@ -57,7 +41,7 @@ func (b *Buckets) item(key, v []byte) (broker.Item, error) {
 
 // Get implements broker.Buckets.
 func (b *Buckets) Get(ctx context.Context, bucket, key string) (it broker.Item, err error) {
-	if err := cmp.Or(context.Cause(ctx), checkItem(bucket, key)); err != nil {
+	if err := cmp.Or(context.Cause(ctx), broker.CheckBucket(bucket), broker.CheckKey(key)); err != nil {
 		return it, fmt.Errorf("get: %w", err)
 	}
 	err = b.db.view(func(tx *bolt.Tx) error {
@@ -111,7 +95,7 @@ func itemSize(k, value []byte) int64 { return int64(len(k)-1+len(value)) + broke
 
 // Put implements broker.Buckets.
 func (b *Buckets) Put(ctx context.Context, bucket, key string, value []byte, opts broker.PutOptions) (version uint64, err error) {
-	if err := cmp.Or(checkItem(bucket, key), checkValue(key, value)); err != nil {
+	if err := cmp.Or(broker.CheckBucket(bucket), broker.CheckKey(key), broker.CheckValue(key, value)); err != nil {
 		return 0, fmt.Errorf("put: %w", err)
 	}
 	quota := opts.Quota
@@ -153,7 +137,7 @@ func (b *Buckets) Put(ctx context.Context, bucket, key string, value []byte, opt
 
 // Delete implements broker.Buckets.
 func (b *Buckets) Delete(ctx context.Context, bucket, key string, expect *uint64) error {
-	if err := checkItem(bucket, key); err != nil {
+	if err := cmp.Or(broker.CheckBucket(bucket), broker.CheckKey(key)); err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}
 	return b.db.update(ctx, &change{do: func(tx *bolt.Tx) (bool, error) {
@@ -184,7 +168,7 @@ func (b *Buckets) Delete(ctx context.Context, bucket, key string, expect *uint64
 
 // List implements broker.Buckets.
 func (b *Buckets) List(ctx context.Context, bucket, prefix, after string, limit int) (list []broker.Item, err error) {
-	if err := cmp.Or(context.Cause(ctx), checkBucket(bucket)); err != nil {
+	if err := cmp.Or(context.Cause(ctx), broker.CheckBucket(bucket)); err != nil {
 		return nil, fmt.Errorf("list: %w", err)
 	}
 	if limit <= 0 || limit > 1000 {
@@ -214,7 +198,7 @@ func (b *Buckets) List(ctx context.Context, bucket, prefix, after string, limit 
 
 // Usage implements broker.Buckets.
 func (b *Buckets) Usage(ctx context.Context, bucket string) (u broker.Usage, err error) {
-	if err := cmp.Or(context.Cause(ctx), checkBucket(bucket)); err != nil {
+	if err := cmp.Or(context.Cause(ctx), broker.CheckBucket(bucket)); err != nil {
 		return u, fmt.Errorf("usage: %w", err)
 	}
 	err = b.db.view(func(tx *bolt.Tx) error {
@@ -240,7 +224,7 @@ func (b *Buckets) Names(ctx context.Context, prefix string) (names []string, err
 
 // Drop implements broker.Buckets.
 func (b *Buckets) Drop(ctx context.Context, bucket string) error {
-	if err := checkBucket(bucket); err != nil {
+	if err := broker.CheckBucket(bucket); err != nil {
 		return fmt.Errorf("drop: %w", err)
 	}
 	return b.db.update(ctx, &change{do: func(tx *bolt.Tx) (bool, error) {

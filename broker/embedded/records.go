@@ -2,7 +2,6 @@ package embedded
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -119,56 +118,9 @@ func scan(b *bolt.Bucket, prefix, after string, visit func(k, v []byte) (bool, e
 	return nil
 }
 
-// checkKey checks the form of a record's or an item's key.
-func checkKey(key string) error {
-	switch {
-	case key == "":
-		return fmt.Errorf("an empty key: %w", broker.ErrInvalid)
-	case len(key) > broker.MaxKey:
-		return fmt.Errorf("a key of %d bytes (at most %d): %w", len(key), broker.MaxKey, broker.ErrTooLarge)
-	}
-	return nil
-}
-
-// checkValue checks the size of a value.
-func checkValue(key string, value []byte) error {
-	if len(value) > broker.MaxValue {
-		return fmt.Errorf("a value of %d bytes for %.200q (at most %d): %w", len(value), key, broker.MaxValue, broker.ErrTooLarge)
-	}
-	return nil
-}
-
-func checkCommit(c broker.Commit) error {
-	if n := len(c.Conditions) + len(c.Writes); n > broker.MaxCommitItems {
-		return fmt.Errorf("a commit of %d conditions and writes (at most %d): %w", n, broker.MaxCommitItems, broker.ErrTooLarge)
-	}
-	size := 0
-	for _, q := range c.Conditions {
-		if err := checkKey(q.Key); err != nil {
-			return fmt.Errorf("condition: %w", err)
-		}
-		size += len(q.Key)
-	}
-	seen := make(map[string]bool, len(c.Writes))
-	for _, w := range c.Writes {
-		if err := cmp.Or(checkKey(w.Key), checkValue(w.Key, w.Value)); err != nil {
-			return fmt.Errorf("write: %w", err)
-		}
-		if seen[w.Key] {
-			return fmt.Errorf("write: %.200q is written twice: %w", w.Key, broker.ErrInvalid)
-		}
-		seen[w.Key] = true
-		size += len(w.Key) + len(w.Value)
-	}
-	if size > broker.MaxCommitBytes {
-		return fmt.Errorf("a commit of %d bytes (at most %d): %w", size, broker.MaxCommitBytes, broker.ErrTooLarge)
-	}
-	return nil
-}
-
 // Commit implements broker.Records.
 func (r *Records) Commit(ctx context.Context, c broker.Commit) (at broker.Revision, err error) {
-	if err := checkCommit(c); err != nil {
+	if err := c.Check(); err != nil {
 		return broker.Revision{}, fmt.Errorf("commit: %w", err)
 	}
 	writes := slices.Clone(c.Writes)
