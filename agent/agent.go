@@ -354,16 +354,14 @@ func (a *Agent) assign(as wire.Assignment) <-chan struct{} {
 	if j.task != nil && t == nil && sameAssignment(j.task.assigned, as) {
 		j.wanted = as
 		a.mu.Unlock()
+		a.started(as, nil)
 		return closedChannel
 	}
 	j.wanted = as
 	if t != nil {
 		old := a.installLocked(j, t)
 		a.mu.Unlock()
-		a.publish()
-		if old != nil {
-			old.retire()
-		}
+		a.installed(t, old)
 		return closedChannel
 	}
 	if j.task == nil {
@@ -380,11 +378,15 @@ func (a *Agent) assign(as wire.Assignment) <-chan struct{} {
 		a.mu.Lock()
 		still := a.jobs[as.Job] == j && sameAssignment(j.wanted, as)
 		if err != nil {
+			problem := startProblem(err)
 			if still {
-				j.failure = startProblem(err)
+				j.failure = problem
 				j.open()
 			}
 			a.mu.Unlock()
+			if still {
+				a.started(as, problem)
+			}
 			a.opts.Log.Error("start task", "job", as.Job, "version", as.Version, "error", err)
 			a.system(as.Job, as.Version, "", "error", "version cannot be served: "+err.Error())
 			return
@@ -396,10 +398,7 @@ func (a *Agent) assign(as wire.Assignment) <-chan struct{} {
 		}
 		old := a.installLocked(j, t)
 		a.mu.Unlock()
-		a.publish()
-		if old != nil {
-			old.retire()
-		}
+		a.installed(t, old)
 	})
 	return done
 }
@@ -435,6 +434,20 @@ func (a *Agent) installLocked(j *job, t *task) *task {
 	j.task, j.manifest, j.failure = t, t.manifest, nil
 	j.open()
 	return old
+}
+
+// installed ends what installLocked began: requests go to t, old ends with its last one, and the control process knows.
+func (a *Agent) installed(t, old *task) {
+	a.publish()
+	if old != nil {
+		old.retire()
+	}
+	a.started(t.assigned, nil)
+}
+
+// started tells that a version is served, or why it is not.
+func (a *Agent) started(as wire.Assignment, problem *wire.Problem) {
+	a.reports.must(wire.Report{Kind: wire.ReportStarted, Job: as.Job, Version: as.Version, Problem: problem})
 }
 
 func (a *Agent) remove(name string) {

@@ -62,14 +62,17 @@ type Job struct {
 	Manifest Manifest `json:"manifest"`
 
 	// Module SHA-256 of the module's bytes, in hexadecimal.
-	Module string  `json:"module"`
-	Name   string  `json:"name"`
+	Module string `json:"module"`
+	Name   string `json:"name"`
+
+	// Reason Why the status is not ready, where more is known.
+	Reason *string `json:"reason,omitempty"`
 	Routes []Route `json:"routes"`
 
 	// Size Of the module, in bytes.
 	Size int64 `json:"size"`
 
-	// Status ready, or why it does not serve: starting, failed.
+	// Status How the current version is. ready: it answers. starting: a worker is getting it ready, and requests wait for it. failed: it could not be started, or the worker process died while it ran in it and is not back yet; reason says more.
 	Status string `json:"status"`
 
 	// Updated When another version was made current.

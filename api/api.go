@@ -57,6 +57,12 @@ type Control interface {
 	AuditLog(ctx context.Context, f control.AuditFilter) ([]control.AuditEntry, error)
 }
 
+// JobStatus is how a job's current version is.
+type JobStatus struct {
+	State  string // "ready", "starting" or "failed"; "" means ready
+	Reason string // why it is not ready; may be empty
+}
+
 // Hub hands out what guests report. A live channel is closed by stop or when the hub ends; a reader that is too slow
 // loses reports, never holds up others. stop may be called twice.
 type Hub interface {
@@ -70,17 +76,17 @@ type Hub interface {
 type Options struct {
 	Control        Control
 	Hub            Hub
-	Metrics        http.Handler            // serves /metrics; nil: 404
-	Ready          func() error            // nil error: the server takes deploys and serves jobs; nil: always
-	Status         func(job string) string // how a job is; nil or "" means "ready"
-	IngressURL     string                  // base URL of jobs, such as http://127.0.0.1:8080; required
-	MaxUpload      int64                   // bytes of a module; 0 means DefaultMaxUpload
-	Hosts          []string                // names that clients may use for this server, besides loopback and its own address
-	Table          *hostcall.Table         // what rules of manifests are checked against; nil leaves that to Control
-	ManifestSchema []byte                  // JSON Schema of a manifest; nil: 404
-	Version        string                  // of the server
-	Clock          clock.Clock             // nil means the system clock
-	Log            *slog.Logger            // nil means slog.Default()
+	Metrics        http.Handler                               // serves /metrics; nil: 404
+	Ready          func() error                               // nil error: the server takes deploys and serves jobs; nil: always
+	Status         func(job string, version uint64) JobStatus // how a job's current version is; nil: always ready
+	IngressURL     string                                     // base URL of jobs, such as http://127.0.0.1:8080; required
+	MaxUpload      int64                                      // bytes of a module; 0 means DefaultMaxUpload
+	Hosts          []string                                   // names that clients may use for this server, besides loopback and its own address
+	Table          *hostcall.Table                            // what rules of manifests are checked against; nil leaves that to Control
+	ManifestSchema []byte                                     // JSON Schema of a manifest; nil: 404
+	Version        string                                     // of the server
+	Clock          clock.Clock                                // nil means the system clock
+	Log            *slog.Logger                               // nil means slog.Default()
 }
 
 // Server handles the API's requests. Make an http.Server of it with NewServer, which sets the timeouts it relies on.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime/multipart"
 	"net"
@@ -382,7 +383,9 @@ func TestTheServerSaysHowItIs(t *testing.T) {
 		o.Ready = func() error { return notReady }
 		o.Metrics = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "up 1\n") })
 		o.ManifestSchema = []byte(`{"title":"manifest"}`)
-		o.Status = func(string) string { return "failed" }
+		o.Status = func(job string, version uint64) api.JobStatus {
+			return api.JobStatus{State: "failed", Reason: fmt.Sprintf("%s %d", job, version)}
+		}
 	})
 	for path, want := range map[string]string{"/healthz": "ok\n", "/readyz": "ready\n", "/metrics": "up 1\n", "/v1/manifest.schema.json": `{"title":"manifest"}`} {
 		res := w.Request(t, "GET", path, nil)
@@ -392,8 +395,8 @@ func TestTheServerSaysHowItIs(t *testing.T) {
 			t.Errorf("%s: %d %q", path, res.StatusCode, b)
 		}
 	}
-	if j := deploy(t, w, "hello"); j.Status != "failed" {
-		t.Errorf("status is %q", j.Status)
+	if j := deploy(t, w, "hello"); j.Status != "failed" || j.Reason == nil || *j.Reason != "hello 1" {
+		t.Errorf("status is %q, %v", j.Status, j.Reason)
 	}
 	notReady = errors.New("the worker is starting")
 	problem(t, w.Request(t, "GET", "/readyz", nil, "Authorization", ""), 503, "not-ready", "the worker is starting")
@@ -406,6 +409,8 @@ func TestAChangeNoWorkerHasConfirmedIsStored(t *testing.T) {
 	if j.Status != "starting" || j.Version != 1 {
 		t.Errorf("job is %+v", j)
 	}
+	decode[struct{}](t, w.Request(t, "DELETE", "/v1/jobs/hello", nil), http.StatusAccepted)
+	problem(t, w.Request(t, "GET", "/v1/jobs/hello", nil), http.StatusNotFound, "job-unknown", "hello")
 }
 
 func TestOurOwnFailuresAreNotShown(t *testing.T) {

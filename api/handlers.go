@@ -73,8 +73,12 @@ func (s *Server) job(j control.Job, v control.Version) (Job, error) {
 		out.Routes = append(out.Routes, route)
 	}
 	if s.opts.Status != nil {
-		if status := s.opts.Status(j.Name); status != "" {
-			out.Status = status
+		status := s.opts.Status(j.Name, j.Current)
+		if status.State != "" {
+			out.Status = status.State
+		}
+		if status.Reason != "" {
+			out.Reason = &status.Reason
 		}
 	}
 	return out, nil
@@ -142,7 +146,7 @@ func (s *Server) DeployJob(c echo.Context, name JobName) error {
 
 func (s *Server) deploy(c echo.Context, name string, read *body, module io.Reader, m *manifest.Manifest) error {
 	j, v, err := s.opts.Control.Deploy(c.Request().Context(), caller(c).Name, name, module, m)
-	if err != nil && j.Name == "" {
+	if err != nil && !errors.Is(err, control.ErrUnconfirmed) {
 		return read.failure(err)
 	}
 	return s.answerChange(c, http.StatusCreated, j, v, err)
@@ -150,11 +154,17 @@ func (s *Server) deploy(c echo.Context, name string, read *body, module io.Reade
 
 // RemoveJob implements ServerInterface.
 func (s *Server) RemoveJob(c echo.Context, name JobName) error {
-	if err := s.opts.Control.Remove(c.Request().Context(), caller(c).Name, name); err != nil {
+	err := s.opts.Control.Remove(c.Request().Context(), caller(c).Name, name)
+	if err != nil && !errors.Is(err, control.ErrUnconfirmed) {
 		return err
 	}
+	status := http.StatusNoContent
+	if err != nil {
+		s.opts.Log.Warn("job is removed, but served until a worker knows", "job", name, "error", err)
+		status = http.StatusAccepted
+	}
 	s.limitWriting(c)
-	return c.NoContent(http.StatusNoContent)
+	return c.NoContent(status)
 }
 
 // RollbackJob implements ServerInterface.
@@ -164,7 +174,7 @@ func (s *Server) RollbackJob(c echo.Context, name JobName) error {
 		return err
 	}
 	j, v, err := s.opts.Control.Rollback(c.Request().Context(), caller(c).Name, name, to.Version)
-	if err != nil && j.Name == "" {
+	if err != nil && !errors.Is(err, control.ErrUnconfirmed) {
 		return err
 	}
 	return s.answerChange(c, http.StatusOK, j, v, err)
@@ -181,7 +191,9 @@ func (s *Server) answerChange(c echo.Context, status int, j control.Job, v contr
 	if err != nil {
 		return err
 	}
-	out.Status = "starting"
+	if out.Status == "ready" {
+		out.Status = "starting"
+	}
 	return s.answer(c, http.StatusAccepted, out)
 }
 

@@ -46,6 +46,8 @@ var (
 	ErrNotFound = broker.ErrNotFound
 	ErrConflict = broker.ErrConflict
 	ErrDenied   = errors.New("not allowed")
+	// ErrUnconfirmed is in the error of a change that is stored and stands, but that no worker has confirmed in time.
+	ErrUnconfirmed = errors.New("no worker has confirmed it yet")
 )
 
 // Runner checks modules and gets versions ready, before they are committed.

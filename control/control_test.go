@@ -404,8 +404,14 @@ func TestADeployThatNoWorkerConfirmsIsStoredAndSaysSo(t *testing.T) {
 	w := newWorld(t)
 	w.runner.applyErr = errors.New("no worker")
 	j, v, err := w.Deploy(t.Context(), "ann", "hello", strings.NewReader("x"), nil)
-	if err == nil || !strings.Contains(err.Error(), "stored and current") || j.Current != 1 || v.Number != 1 {
+	if !errors.Is(err, ErrUnconfirmed) || !strings.Contains(err.Error(), "stored and current") || j.Current != 1 || v.Number != 1 {
 		t.Errorf("Deploy answers %+v, %+v, %v", j, v, err)
+	}
+	if err := w.Remove(t.Context(), "ann", "hello"); !errors.Is(err, ErrUnconfirmed) {
+		t.Errorf("Remove answers %v", err)
+	}
+	if _, _, err := w.Job(t.Context(), "hello"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("after it: %v", err)
 	}
 }
 

@@ -109,7 +109,7 @@ func (s *Store) check(ctx context.Context, blob broker.Blob) (kind string, err e
 
 // Deploy makes a new version of a job current, and the job if there is none. A nil module keeps the current one, a nil m
 // the current manifest (or the default). It returns once the workers serve it. Before the commit, an error leaves
-// nothing behind; if only the workers have not confirmed in time, the job and version come with the error.
+// nothing behind; if only the workers have not confirmed in time, the job and version come with ErrUnconfirmed.
 func (s *Store) Deploy(ctx context.Context, by, job string, module io.Reader, m *manifest.Manifest) (Job, Version, error) {
 	if err := checkName(job); err != nil {
 		return Job{}, Version{}, err
@@ -282,7 +282,7 @@ func (s *Store) release(ctx context.Context, by, kind string, now state, next Ve
 	job.Revision = at.Number
 	s.audited(ctx, 1)
 	if err := s.runner.Applied(ctx, at.Number); err != nil {
-		return job, next, fmt.Errorf("version %d of job %s is stored and current, but no worker has confirmed that it serves it: %w", next.Number, next.Job, err)
+		return job, next, fmt.Errorf("version %d of job %s is stored and current, but %w: %w", next.Number, next.Job, ErrUnconfirmed, err)
 	}
 	return job, next, nil
 }
@@ -376,7 +376,7 @@ func (s *Store) planRoutes(ctx context.Context, c *broker.Commit, now state, nex
 }
 
 // Remove deletes a job with its versions, routes and secrets. Its buckets are swept later; a new job of the same name
-// does not see them.
+// does not see them. ErrUnconfirmed means that the job is gone, but may be served until a worker hears of it.
 func (s *Store) Remove(ctx context.Context, by, job string) error {
 	if err := checkName(job); err != nil {
 		return err
@@ -421,7 +421,7 @@ func (s *Store) Remove(ctx context.Context, by, job string) error {
 	}
 	s.audited(ctx, 1)
 	if err := s.runner.Applied(ctx, at.Number); err != nil {
-		return fmt.Errorf("job %s is removed, but no worker has confirmed that it serves it no more: %w", job, err)
+		return fmt.Errorf("job %s is removed, but %w: %w", job, ErrUnconfirmed, err)
 	}
 	return nil
 }

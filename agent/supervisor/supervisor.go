@@ -66,6 +66,7 @@ type Supervisor struct {
 	applied  uint64        // revision that the running worker serves
 	prepared map[string]*preparation
 	grants   map[string]*jobGrants
+	statuses map[string]status
 	draining bool
 }
 
@@ -121,7 +122,7 @@ func New(opts Options) (*Supervisor, error) {
 		opts.Log = slog.Default()
 	}
 	s := &Supervisor{opts: opts, checks: make(chan struct{}, 2), stop: make(chan struct{}), changed: make(chan struct{}),
-		prepared: map[string]*preparation{}, grants: map[string]*jobGrants{}}
+		prepared: map[string]*preparation{}, grants: map[string]*jobGrants{}, statuses: map[string]status{}}
 	s.hub = NewHub(s.follow)
 	return s, nil
 }
@@ -352,6 +353,7 @@ func (s *Supervisor) forbid(job string) {
 	s.mu.Lock()
 	j := s.grants[job]
 	delete(s.grants, job)
+	delete(s.statuses, job)
 	s.mu.Unlock()
 	if j != nil {
 		for _, g := range j.versions {
@@ -392,6 +394,7 @@ func (s *Supervisor) died(ctx context.Context, store Store, w *worker, cause err
 	defer cancel()
 	for job, r := range jobs {
 		text := fmt.Sprintf("the worker process died (%v) while this job ran in it", cause)
+		s.blame(job, text)
 		s.hub.Log(wire.Report{Kind: wire.ReportLog, Time: s.opts.Clock.Now(), Job: job, Version: r.Version, Invocation: r.Invocation, Stream: "system", Level: "error", Text: text})
 		if err := store.Audit(ctx, control.AuditEntry{Kind: control.AuditWorkerDied, Job: job, Version: r.Version, Invocation: r.Invocation, Detail: text}); err != nil {
 			s.opts.Log.Error("write audit entry", "job", job, "error", err)

@@ -93,6 +93,7 @@ func (s *Supervisor) runOne(ctx context.Context) error {
 	s.mu.Lock()
 	s.worker = nil
 	s.applied = 0
+	s.restartLocked()
 	for _, prep := range s.prepared {
 		if prep.worker == w {
 			prep.finish(nil, true)
@@ -135,6 +136,7 @@ func (w *worker) assign(ctx context.Context) {
 			return
 		}
 		served[a.Job] = true
+		w.super.assigned(a.Job, a.Version)
 		w.send(wire.Order{Kind: wire.OrderAssign, Assignment: &a, Revision: revision})
 	}
 	remove := func(job string, revision uint64) {
@@ -253,6 +255,8 @@ func (w *worker) report(ctx context.Context, r wire.Report) {
 			s.notifyLocked()
 		}
 		s.mu.Unlock()
+	case wire.ReportStarted:
+		s.started(w, r)
 	case wire.ReportPrepared:
 		s.mu.Lock()
 		p := s.prepared[r.ID]

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strconv"
 
 	"github.com/ripstop-vm/ripstop/api/client"
@@ -31,7 +32,15 @@ func newPsCommand() *cobra.Command {
 		for _, j := range l.Jobs {
 			rows = append(rows, []string{j.Name, strconv.FormatUint(j.Version, 10), j.Kind, j.Status, when(j.Updated), j.Url})
 		}
-		return table(cmd.OutOrStdout(), rows)
+		if err := table(cmd.OutOrStdout(), rows); err != nil {
+			return err
+		}
+		for _, j := range l.Jobs {
+			if j.Reason != nil {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s: %s\n", escapeLine(j.Name), escapeLine(j.Status), escapeLine(*j.Reason))
+			}
+		}
+		return nil
 	})
 }
 

@@ -181,7 +181,7 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 		return refuse(err)
 	}
 	front, err := api.New(api.Options{
-		Control: state, Hub: super.Hub(), Ready: super.Ready, IngressURL: o.ingressURL, MaxUpload: int64(maxUpload), Hosts: o.hosts,
+		Control: state, Hub: super.Hub(), Ready: super.Ready, Status: statusFrom(super), IngressURL: o.ingressURL, MaxUpload: int64(maxUpload), Hosts: o.hosts,
 		Metrics:        promhttp.HandlerFor(prometheus.Gatherers{tel.Gatherer(), remote}, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}),
 		Table:          table,
 		ManifestSchema: manifest.Schema(), Version: readBuildInfo().Version, Log: log,
@@ -235,6 +235,14 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	end()
 	wg.Wait()
 	return errors.Join(err, tel.Shutdown(drain), store.Close())
+}
+
+// statusFrom is how jobs are, as the supervisor of their worker knows it.
+func statusFrom(super *supervisor.Supervisor) func(string, uint64) api.JobStatus {
+	return func(job string, version uint64) api.JobStatus {
+		state, reason := super.Status(job, version)
+		return api.JobStatus{State: state, Reason: reason}
+	}
 }
 
 func listen(ctx context.Context, what, address string) (*net.TCPListener, error) {

@@ -379,6 +379,10 @@ func TestAKilledWorkerIsBackWithinASecondAndItsJobsAreNamed(t *testing.T) {
 		t.Logf("back after %s", took)
 	}
 	<-left
+	s.until("the jobs to be ready", func() bool {
+		_, b := s.call("GET", "/v1/jobs", nil, "")
+		return strings.Count(string(b), `"status":"ready"`) == 2
+	})
 	if _, body := s.call("GET", "/v1/jobs/spin/logs?tail=10", nil, ""); !strings.Contains(string(body), "died") {
 		t.Errorf("the log of spin: %s", body)
 	}
@@ -489,6 +493,32 @@ func TestWhatKeepsAServerFromStartingIsOneLineAndExit2(t *testing.T) {
 	}
 	if _, err := os.Stat(other); !os.IsNotExist(err) {
 		t.Error("a start that could not work made a data directory")
+	}
+}
+
+func TestAJobThatCannotBeStartedAnyMoreSaysWhy(t *testing.T) {
+	s := startServer(t, "--volume", "shared="+t.TempDir())
+	s.deploy("files", saying("Content-Type: text/plain\n\nhello"), "capabilities: {files: [{guest: /data, source: shared}]}\n")
+	type job struct{ Name, Status, Reason string }
+	status := func() job {
+		var j job
+		if code, b := s.call("GET", "/v1/jobs/files", nil, ""); code != 200 || json.Unmarshal(b, &j) != nil {
+			t.Fatalf("%d %s", code, b)
+		}
+		return j
+	}
+	if j := status(); j.Status != "ready" || j.Reason != "" {
+		t.Errorf("deployed: %+v", j)
+	}
+	s.stop()
+	s.args = nil
+	s.start()
+	s.until("the start to have failed", func() bool { return status().Status == "failed" })
+	if j := status(); !strings.Contains(j.Reason, "shared") {
+		t.Errorf("without its volume: %+v", j)
+	}
+	if code, _, body := s.get("/files/"); code != 503 || !strings.Contains(body, "not-running") {
+		t.Errorf("%d %s", code, body)
 	}
 }
 

@@ -50,6 +50,7 @@ type Order struct {
 const (
 	ReportReady    = "ready"    // the worker runs and has read all orders up to synced; PID
 	ReportPrepared = "prepared" // ID: Problem is nil when it worked
+	ReportStarted  = "started"  // Version of Job is served now (Problem is nil), or could not be started
 	ReportApplied  = "applied"  // orders up to Revision have taken effect on ingress
 	ReportLog      = "log"      // a line of a guest
 	ReportTrace    = "trace"    // a host call or event of a guest, while followed
