@@ -11,6 +11,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/ripstop-vm/ripstop/broker"
+	"github.com/ripstop-vm/ripstop/broker/history"
 )
 
 var _ broker.Records = (*Records)(nil)
@@ -20,7 +21,7 @@ var recordsBucket = []byte("records") // its sequence is the number of the last 
 // Records keeps records in a bbolt file, and the last commits in memory for those who watch.
 type Records struct {
 	db      *database
-	history *history
+	history *history.Log
 }
 
 func newRecords(db *database, opts Options) (*Records, error) {
@@ -29,12 +30,12 @@ func newRecords(db *database, opts Options) (*Records, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.history = newHistory(last, opts.History, opts.HistoryBytes)
+	r.history = history.New(last, opts.History, opts.HistoryBytes)
 	return r, nil
 }
 
 func (r *Records) close() error {
-	r.history.close()
+	r.history.Close()
 	return nil
 }
 
@@ -169,7 +170,7 @@ func (r *Records) Commit(ctx context.Context, c broker.Commit) (at broker.Revisi
 			try(b.SetSequence(number))
 			return true, nil
 		},
-		after: func() { r.history.add(event) },
+		after: func() { r.history.Add(event) },
 	})
 	if err != nil {
 		return broker.Revision{}, err
@@ -193,14 +194,14 @@ func (r *Records) Watch(ctx context.Context, prefix string, from broker.Revision
 			return
 		}
 		for {
-			events, wake, err := r.history.after(at)
+			events, wake, err := r.history.After(at)
 			if err != nil {
 				yield(broker.Event{}, fmt.Errorf("watch %q from %d: %w", prefix, at, err))
 				return
 			}
 			for _, e := range events {
 				at = e.Revision.Number
-				if e = below(e, prefix); len(e.Changes) > 0 && !yield(e, nil) {
+				if e = history.Below(e, prefix); len(e.Changes) > 0 && !yield(e, nil) {
 					return
 				}
 			}
@@ -215,15 +216,4 @@ func (r *Records) Watch(ctx context.Context, prefix string, from broker.Revision
 			}
 		}
 	}
-}
-
-// below keeps what an event says about keys that begin with prefix. Changes are in order, so they stand together.
-func below(e broker.Event, prefix string) broker.Event {
-	lo, _ := slices.BinarySearchFunc(e.Changes, prefix, func(c broker.Change, p string) int { return strings.Compare(c.Key, p) })
-	hi := lo
-	for hi < len(e.Changes) && strings.HasPrefix(e.Changes[hi].Key, prefix) {
-		hi++
-	}
-	e.Changes = e.Changes[lo:hi:hi]
-	return e
 }
