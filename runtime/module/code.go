@@ -9,6 +9,7 @@ func (p *parser) codeSection() {
 		p.fail(at, "%d function bodies for %d functions", n, p.m.Functions)
 	}
 	for i := range n {
+		p.entry()
 		at := p.at()
 		body := reader{b: p.take(p.u32()), what: "code"}
 		if p.err != nil {
@@ -32,17 +33,25 @@ func (p *parser) body(r *reader, params int) {
 	b := &p.bounds
 	over := func(at int, format string, args ...any) { p.failAs("bounds", at, format, args...) }
 	start := r.at()
-	locals := uint64(params)
+	locals, wide := uint64(params), uint64(0)
 	for range r.count("groups of locals", 2, 0) {
 		n := r.u32()
 		at := r.at()
-		if t := r.byte(); r.err == nil && !valueType(t) {
+		t := r.byte()
+		if r.err == nil && !valueType(t) {
 			r.fail(at, "a local of the unknown type 0x%02x", t)
+		}
+		if t == 0x7b {
+			wide += uint64(n)
 		}
 		locals += uint64(n) // at most 2²⁰ groups in a body, of 2³²
 	}
 	if p.err = r.err; p.err != nil {
 		return
+	}
+	if p.taken != nil {
+		p.taken.Bodies = append(p.taken.Bodies, Body{Locals: r.b[:r.pos:r.pos], Code: r.b[r.pos:], Offset: r.at(),
+			LocalValues: locals - uint64(params), WideLocals: wide})
 	}
 	if locals > uint64(b.FunctionLocals) {
 		over(start, "a function with %d locals; at most %d are allowed", locals, b.FunctionLocals)

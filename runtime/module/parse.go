@@ -44,6 +44,8 @@ type Section struct {
 	ID      SectionID
 	Offset  int    // of its content, in the binary
 	Content []byte // shared with the binary
+
+	whole []byte // with id and size
 }
 
 const (
@@ -83,7 +85,7 @@ func Sections(wasm []byte) ([]Section, error) {
 	r := reader{b: wasm, pos: headerBytes, what: "sections"}
 	last := 0
 	for r.left() > 0 {
-		at := r.at()
+		at := r.pos
 		id := SectionID(r.byte())
 		size := r.u32()
 		s := Section{ID: id, Offset: r.at()}
@@ -111,6 +113,7 @@ func Sections(wasm []byte) ([]Section, error) {
 		if r.err != nil {
 			return nil, r.err
 		}
+		s.whole = wasm[at:r.pos:r.pos]
 		out = append(out, s)
 	}
 	return out, nil
@@ -137,11 +140,23 @@ type parser struct {
 	blockLocals uint64
 	labels      int
 	entries     int
+
+	taken  *Binary // what is taken apart; nil if the module is only looked at
+	starts []int   // of the entries of the section being read
+}
+
+// entry notes that an entry of a section begins here.
+func (p *parser) entry() {
+	if p.taken != nil {
+		p.starts = append(p.starts, p.pos)
+	}
 }
 
 // Parse reads a binary, checks its form and holds it against the bounds. Its error is a *Error.
-func Parse(wasm []byte, b Bounds) (*Module, error) {
-	p := &parser{m: &Module{Size: len(wasm)}, bounds: b.filled(), dataCount: -1}
+func Parse(wasm []byte, b Bounds) (*Module, error) { return parse(wasm, b, nil) }
+
+func parse(wasm []byte, b Bounds, taken *Binary) (*Module, error) {
+	p := &parser{m: &Module{Size: len(wasm)}, bounds: b.filled(), dataCount: -1, taken: taken}
 	if len(wasm) > p.bounds.Size {
 		return nil, &Error{Check: "bounds", Offset: -1, Msg: sizeMessage(len(wasm), p.bounds.Size)}
 	}
@@ -161,6 +176,13 @@ func Parse(wasm []byte, b Bounds) (*Module, error) {
 		if p.err != nil {
 			return nil, p.err
 		}
+		if taken != nil {
+			taken.part(s, p.starts)
+			p.starts = p.starts[:0]
+		}
+	}
+	if taken != nil {
+		taken.Types, taken.Functions = p.types, p.functions
 	}
 	p.reader = reader{base: len(wasm), what: "sections"}
 	switch {
@@ -204,8 +226,12 @@ func (p *parser) section(id SectionID) {
 	case SectionStart:
 		p.m.HasStart = true
 		at := p.at()
-		if f := p.u32(); p.err == nil && uint64(f) >= uint64(len(p.functions)) {
+		f := p.u32()
+		if p.err == nil && uint64(f) >= uint64(len(p.functions)) {
 			p.fail(at, "function %d does not exist", f)
+		}
+		if p.taken != nil {
+			p.taken.Start = int64(f)
 		}
 	case SectionElement:
 		p.elementSection()
@@ -225,6 +251,7 @@ func (p *parser) typeSection() {
 	n := p.count("types", 3, p.bounds.Types)
 	p.types = make([]FuncType, 0, n)
 	for range n {
+		p.entry()
 		at := p.at()
 		if form := p.byte(); p.err == nil && form != 0x60 {
 			if form >= 0x4e && form <= 0x5f {
@@ -267,18 +294,22 @@ func (p *parser) valueType() hostcall.ValueType {
 	return hostcall.ValueType(t)
 }
 
-func (p *parser) refType() {
+func (p *parser) refType() hostcall.ValueType {
 	at := p.at()
-	if t := p.byte(); p.err == nil && !refType(t) {
+	t := p.byte()
+	if p.err == nil && !refType(t) {
 		if t >= 0x60 && t < 0x80 {
 			p.failAs("features", at, "references of type 0x%02x: others than funcref and externref are not supported", t)
 		}
 		p.fail(at, "references of the unknown type 0x%02x", t)
 	}
+	return hostcall.ValueType(t)
 }
 
 func valueType(t byte) bool { return t >= 0x7b && t <= 0x7f || refType(t) }
 func refType(t byte) bool   { return t == 0x70 || t == 0x6f }
+
+const funcRef hostcall.ValueType = 0x70
 
 // typeIndex reads the index of a function type.
 func (p *parser) typeIndex() uint32 {
@@ -320,6 +351,7 @@ func (p *parser) limits(what string, most uint64) Limits {
 func (p *parser) importSection() {
 	n := p.count("imports", 4, p.bounds.Imports)
 	for range n {
+		p.entry()
 		im := Import{Module: p.name(), Name: p.name()}
 		at := p.at()
 		im.Kind = ExternKind(p.byte())
@@ -331,8 +363,7 @@ func (p *parser) importSection() {
 				p.functions = append(p.functions, t)
 			}
 		case ExternTable:
-			p.refType()
-			p.limits("table", 1<<32-1)
+			p.tableType()
 		case ExternMemory:
 			p.limits("memory", maxPages)
 		case ExternGlobal:
@@ -354,6 +385,7 @@ func (p *parser) functionSection() {
 	n := p.count("functions", 1, p.bounds.Functions)
 	p.m.Functions = n
 	for range n {
+		p.entry()
 		if p.functions = append(p.functions, p.typeIndex()); p.err != nil {
 			return
 		}
@@ -364,12 +396,12 @@ func (p *parser) tableSection() {
 	n := p.count("tables", 3, p.bounds.Tables)
 	var total uint64
 	for range n {
+		p.entry()
 		at := p.at()
 		if p.left() > 0 && p.b[p.pos] == 0x40 {
 			p.failAs("features", at, "a table with an initial value is not supported")
 		}
-		p.refType()
-		l := p.limits("table", 1<<32-1)
+		l := p.tableType()
 		if total += l.Min; total > p.bounds.TableElements {
 			p.failAs("bounds", at, "tables with %d elements; at most %d are allowed", total, p.bounds.TableElements)
 		}
@@ -380,6 +412,15 @@ func (p *parser) tableSection() {
 	}
 }
 
+func (p *parser) tableType() Limits {
+	t := p.refType()
+	l := p.limits("table", 1<<32-1)
+	if p.taken != nil {
+		p.taken.Tables = append(p.taken.Tables, Table{t, l})
+	}
+	return l
+}
+
 func (p *parser) memorySection() {
 	at := p.at()
 	n := p.count("memories", 2, 0)
@@ -387,6 +428,7 @@ func (p *parser) memorySection() {
 		p.failAs("features", at, "several memories are not supported")
 	}
 	for range n {
+		p.entry()
 		at := p.at()
 		l := p.limits("memory", maxPages)
 		if l.Min > p.bounds.MemoryPages {
@@ -406,26 +448,36 @@ func (p *parser) globalType() GlobalType {
 	if mutable > 1 {
 		p.fail(at, "a global whose mutability is %d", mutable)
 	}
-	return GlobalType{t, mutable == 1}
+	g := GlobalType{t, mutable == 1}
+	if p.taken != nil {
+		p.taken.Globals = append(p.taken.Globals, Global{GlobalType: g})
+	}
+	return g
 }
 
 func (p *parser) globalSection() {
 	n := p.count("globals", 4, p.bounds.Globals)
 	p.m.Globals = n
 	for range n {
+		p.entry()
 		t := p.globalType()
-		if p.constant(); p.err != nil {
+		init := p.constant()
+		if p.err != nil {
 			return
+		}
+		if p.taken != nil {
+			p.taken.Globals[len(p.taken.Globals)-1].Init = init
 		}
 		p.m.GlobalTypes = append(p.m.GlobalTypes, t)
 	}
 }
 
-// constant walks over a constant expression.
-func (p *parser) constant() {
+// constant walks over a constant expression and answers its bytes.
+func (p *parser) constant() []byte {
 	if p.err != nil {
-		return
+		return nil
 	}
+	from := p.pos
 	it := &p.code
 	it.reset(reader{b: p.b, pos: p.pos, base: p.base, what: p.what}, 1)
 	for it.Next() {
@@ -434,16 +486,20 @@ func (p *parser) constant() {
 			OpI32Add, OpI32Sub, OpI32Mul, OpI64Add, OpI64Sub, OpI64Mul:
 		default:
 			p.fail(it.Offset, "the instruction 0x%02x is not constant", uint32(it.Op))
-			return
+			return nil
 		}
 	}
-	p.pos, p.err = it.r.pos, it.r.err
+	if p.pos, p.err = it.r.pos, it.r.err; p.err != nil {
+		return nil
+	}
+	return p.b[from:p.pos:p.pos]
 }
 
 func (p *parser) exportSection() {
 	n := p.count("exports", 3, p.bounds.Exports)
 	seen := make(map[string]struct{}, n)
 	for range n {
+		p.entry()
 		at := p.at()
 		e := Export{Name: p.name()}
 		e.Kind, e.Index = ExternKind(p.byte()), p.u32()
@@ -485,31 +541,33 @@ func (p *parser) exportSection() {
 func (p *parser) elementSection() {
 	n := p.count("element segments", 3, p.bounds.Elements)
 	for range n {
+		p.entry()
 		at := p.at()
-		flags := p.u32()
-		if flags > 7 {
-			p.fail(at, "an element segment with unknown flags %d", flags)
+		e := Element{Flags: p.u32(), Type: funcRef}
+		if e.Flags > 7 {
+			p.fail(at, "an element segment with unknown flags %d", e.Flags)
 		}
-		if flags&1 == 0 { // active
-			if flags&2 != 0 {
-				p.u32() // table
+		if e.Active() {
+			if e.Flags&2 != 0 {
+				e.Table = p.u32()
 			}
-			p.constant()
+			e.Offset = p.constant()
 		}
-		if flags&3 != 0 {
-			if flags&4 != 0 {
-				p.refType()
+		if e.Flags&3 != 0 {
+			if e.Flags&4 != 0 {
+				e.Type = p.refType()
 			} else if at := p.at(); p.byte() != 0 {
 				p.fail(at, "an element segment of an unknown kind")
 			}
 		}
 		at = p.at()
-		k := p.count("entries of an element segment", 1, 0)
-		if p.entries += k; p.entries > p.bounds.ElementEntries {
+		e.Len = p.count("entries of an element segment", 1, 0)
+		if p.entries += e.Len; p.entries > p.bounds.ElementEntries {
 			p.failAs("bounds", at, "more than %d entries of element segments", p.bounds.ElementEntries)
 		}
-		for range k {
-			if flags&4 != 0 {
+		from := p.pos
+		for range e.Len {
+			if e.Flags&4 != 0 {
 				p.constant()
 			} else {
 				p.u32()
@@ -520,6 +578,10 @@ func (p *parser) elementSection() {
 		}
 		if p.err != nil {
 			return
+		}
+		if p.taken != nil {
+			e.entries = p.b[from:p.pos:p.pos]
+			p.taken.Elements = append(p.taken.Elements, e)
 		}
 	}
 }
@@ -532,22 +594,27 @@ func (p *parser) dataSection() {
 		p.fail(at, "%d data segments; the data count section says %d", n, p.dataCount)
 	}
 	for range n {
+		p.entry()
 		at := p.at()
-		flags := p.u32()
+		d := Data{Flags: p.u32()}
 		switch {
-		case flags > 2:
-			p.fail(at, "a data segment with unknown flags %d", flags)
-		case flags == 2:
+		case d.Flags > 2:
+			p.fail(at, "a data segment with unknown flags %d", d.Flags)
+		case d.Flags == 2:
 			if at := p.at(); p.u32() != 0 {
 				p.failAs("features", at, "several memories are not supported")
 			}
 			fallthrough
-		case flags == 0:
-			p.constant()
+		case d.Flags == 0:
+			d.Offset = p.constant()
 		}
-		p.m.DataBytes += len(p.take(p.u32()))
+		d.Bytes = p.take(p.u32())
+		p.m.DataBytes += len(d.Bytes)
 		if p.err != nil {
 			return
+		}
+		if p.taken != nil {
+			p.taken.Data = append(p.taken.Data, d)
 		}
 	}
 }
