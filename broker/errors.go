@@ -35,6 +35,14 @@ var (
 	ErrInUse = errors.New("storage is in use by another process")
 	// ErrNewer: the storage was written by a newer version of the program.
 	ErrNewer = errors.New("storage was written by a newer version")
+	// ErrIncarnation: the server holds another store than before, or none any more. Nothing changed.
+	ErrIncarnation = errors.New("the server holds another store")
+	// ErrRewound: the store went back to an earlier revision than one seen before. Nothing changed.
+	ErrRewound = errors.New("the store went back to an earlier revision")
+	// ErrUnavailable: the server cannot be reached, or does not answer yet.
+	ErrUnavailable = errors.New("the server is not available")
+	// ErrAccess: the server does not accept the credentials, or does not allow them what is needed. Nothing changed.
+	ErrAccess = errors.New("the server denies access")
 	// ErrClosed: the backend was closed.
 	ErrClosed = errors.New("broker is closed")
 )
