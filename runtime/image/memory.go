@@ -1,0 +1,149 @@
+package image
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/ripstop-vm/ripstop/runtime/engine"
+)
+
+var _ engine.Memory = (*Memory)(nil)
+
+// Memory is linear memory that begins as an image and can return to it. It is used by one goroutine at a time. Engines only
+// borrow it: whoever made it closes it, once no guest runs on it any more.
+type Memory struct {
+	space    *Space
+	image    *Image
+	method   Method
+	max      uint64 // bytes
+	mappings int
+	kept     uint64 // private bytes after the last return
+	wasteful int    // returns in a row that found most of what is kept as it was
+	closed   atomic.Bool
+
+	mapping
+	buf []byte // what the guest has
+}
+
+// When private pages are given back to the kernel although they are within the bound.
+const (
+	fewKept  = 64 * block // so little is never worth it
+	patience = 16         // returns in a row that found nearly all of them as they were
+)
+
+// NewMemory makes a memory that begins as im and may grow to max bytes. It fails with a *engine.LimitError if im is larger,
+// with ErrMappings, or as the operating system does.
+func (s *Space) NewMemory(im *Image, max uint64) (*Memory, error) {
+	return s.newMemory(im, max, s.method)
+}
+
+func (s *Space) newMemory(im *Image, max uint64, method Method) (*Memory, error) {
+	if im.size > max {
+		return nil, &engine.LimitError{Limit: "memory", Used: im.size, Max: max}
+	}
+	if max > maxSize {
+		return nil, fmt.Errorf("a memory of up to %d bytes; at most 4 GiB are possible", max)
+	}
+	if !im.hold() {
+		return nil, fmt.Errorf("memory of image %s: it is closed", im.digest)
+	}
+	m := &Memory{space: s, image: im, method: method, max: max, mappings: mappings(len(im.segments))}
+	err := s.take(m.mappings, max)
+	if err == nil {
+		if m.buf, err = m.reserve(im, max); err == nil {
+			return m, nil
+		}
+		s.give(m.mappings, max, 0)
+	}
+	_ = im.drop() // the error that matters is err, and the image is still held by its owner
+	return nil, fmt.Errorf("memory of image %s: %w", im.digest, err)
+}
+
+// Image is what the memory began as.
+func (m *Memory) Image() *Image { return m.image }
+
+// Bytes is the memory now. It stays where it is until the memory is closed.
+func (m *Memory) Bytes() []byte { return m.buf }
+
+// Grown reports that the memory is longer than its image.
+func (m *Memory) Grown() bool { return uint64(len(m.buf)) > m.image.size }
+
+// Private is how much the memory held for itself when it last returned, in bytes.
+func (m *Memory) Private() uint64 { return m.kept }
+
+// Grow implements engine.Memory.
+func (m *Memory) Grow(size uint64) error {
+	if size > m.max {
+		return &engine.LimitError{Limit: "memory", Used: size, Max: m.max}
+	}
+	if size < uint64(len(m.buf)) {
+		return fmt.Errorf("grow memory from %d to %d bytes", len(m.buf), size)
+	}
+	buf, err := m.extend(m.buf, size)
+	if err != nil {
+		return fmt.Errorf("grow memory to %d bytes: %w", size, err)
+	}
+	m.buf = buf
+	return nil
+}
+
+// Return brings the memory back to its image: the same length, the same bytes. An engine that still runs on it has to be told
+// of the length. After an error the memory is neither, and can only be closed.
+func (m *Memory) Return() error {
+	size := m.image.size
+	if uint64(len(m.buf)) > size {
+		if err := m.forget(m.buf, size); err != nil {
+			return fmt.Errorf("return memory of %d bytes to an image of %d: %w", len(m.buf), size, err)
+		}
+		m.buf = m.buf[:size]
+	}
+	kept, err := m.restore()
+	if err != nil {
+		return fmt.Errorf("return memory to its image by %s: %w", m.method, err)
+	}
+	m.space.private(m.kept, kept)
+	m.kept = kept
+	return nil
+}
+
+// putBack makes the blocks from off to end those of the image, and answers how many bytes of them were not. What a guest only read
+// stays untouched.
+func (m *Memory) putBack(off, end uint64) (changed uint64) {
+	for _, s := range m.image.segmentsFrom(off) {
+		for ; off < min(s.offset, end); off += block {
+			changed += replace(m.buf[off:off+block], zeros[:])
+		}
+		for ; off < min(s.end(), end); off += block {
+			at := s.at + off - s.offset
+			changed += replace(m.buf[off:off+block], m.image.store.view[at:at+block])
+		}
+		if off >= end {
+			return changed
+		}
+	}
+	for ; off < end; off += block {
+		changed += replace(m.buf[off:off+block], zeros[:])
+	}
+	return changed
+}
+
+func replace(to, from []byte) uint64 {
+	if string(to) == string(from) {
+		return 0
+	}
+	return uint64(copy(to, from))
+}
+
+// Close gives the memory back to the operating system. Nobody may use its bytes after that. It may be called twice.
+func (m *Memory) Close() error {
+	if m.closed.Swap(true) {
+		return nil
+	}
+	m.buf = nil
+	err := m.release(m.max)
+	m.space.give(m.mappings, m.max, m.kept)
+	if e := m.image.drop(); err == nil {
+		err = e
+	}
+	return err
+}

@@ -1,0 +1,315 @@
+package image
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/ripstop-vm/ripstop/runtime/engine"
+)
+
+const page = engine.PageSize
+
+func space(t testing.TB, opts SpaceOptions) *Space {
+	t.Helper()
+	s, err := NewSpace(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// working lists the methods that this machine has.
+func working(t testing.TB) []Method {
+	t.Helper()
+	trials, err := Probe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []Method
+	for _, tr := range trials {
+		if tr.Err == nil {
+			out = append(out, tr.Method)
+		} else {
+			t.Logf("%s does not work here: %v", tr.Method, tr.Err)
+		}
+	}
+	return out
+}
+
+func take(t testing.TB, s Source) *Image {
+	t.Helper()
+	im, err := Take(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := im.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return im
+}
+
+func memoryOf(t testing.TB, s *Space, im *Image, max uint64) *Memory {
+	t.Helper()
+	m, err := s.NewMemory(im, max)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
+func TestOneMethodIsChosenAmongThoseThatWork(t *testing.T) {
+	trials, err := Probe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chosen := 0
+	for _, tr := range trials {
+		t.Logf("%-14s %v %v chosen=%t", tr.Method, tr.Took, tr.Err, tr.Chosen)
+		if tr.Chosen {
+			chosen++
+			if tr.Err != nil || tr.Took <= 0 {
+				t.Errorf("%s was chosen", tr.Method)
+			}
+		}
+		if tr.Method == Copy && tr.Err != nil {
+			t.Errorf("copying works everywhere: %v", tr.Err)
+		}
+	}
+	if chosen != 1 || len(trials) != len(Methods()) {
+		t.Errorf("%d of %d were chosen", chosen, len(trials))
+	}
+}
+
+// contents draws what a memory may hold: runs of bytes here and there.
+func contents(t *rapid.T) []byte {
+	mem := make([]byte, rapid.IntRange(0, 12).Draw(t, "pages")*page)
+	if len(mem) == 0 {
+		return mem
+	}
+	for range rapid.IntRange(0, 20).Draw(t, "runs") {
+		scribble(t, mem)
+	}
+	return mem
+}
+
+func scribble(t *rapid.T, mem []byte) {
+	at := rapid.IntRange(0, len(mem)-1).Draw(t, "at")
+	n := rapid.SampledFrom([]int{1, 8, 100, block, 3*block + 5, page}).Draw(t, "length")
+	v := rapid.Byte().Draw(t, "value")
+	for i := at; i < min(at+n, len(mem)); i++ {
+		mem[i] = v
+	}
+}
+
+func TestMemoryReturnsByteForByteWhateverWasDone(t *testing.T) {
+	for _, method := range working(t) {
+		t.Run(method.String(), func(t *testing.T) {
+			s := space(t, SpaceOptions{Method: method, Private: 32 * block})
+			rapid.Check(t, func(t *rapid.T) {
+				want := contents(t)
+				im, err := Take(Source{Memory: want})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer im.Close()
+				most := uint64(len(want)) + uint64(rapid.IntRange(0, 5).Draw(t, "room"))*page
+				m, err := s.NewMemory(im, most)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer m.Close()
+				for range rapid.IntRange(1, 4).Draw(t, "invocations") {
+					if !bytes.Equal(m.Bytes(), want) {
+						t.Fatal("it does not begin as the image")
+					}
+					for range rapid.IntRange(0, 6).Draw(t, "acts") {
+						if rapid.Bool().Draw(t, "grow") {
+							was, to := len(m.Bytes()), uint64(len(m.Bytes()))+uint64(rapid.IntRange(0, 3).Draw(t, "by"))*page
+							err := m.Grow(to)
+							var limit *engine.LimitError
+							switch {
+							case to > most:
+								if !errors.As(err, &limit) || len(m.Bytes()) != was {
+									t.Fatalf("grown past its bound: %v", err)
+								}
+							case err != nil:
+								t.Fatal(err)
+							case !bytes.Equal(m.Bytes()[was:], make([]byte, int(to)-was)):
+								t.Fatal("new memory is not empty")
+							}
+						} else if len(m.Bytes()) > 0 {
+							scribble(t, m.Bytes())
+						}
+					}
+					if err := m.Return(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if !bytes.Equal(m.Bytes(), want) {
+					t.Fatal("it did not return to the image")
+				}
+			})
+			if st := s.Stats(); st != (Stats{}) {
+				t.Errorf("left behind: %+v", st)
+			}
+		})
+	}
+}
+
+func TestMemoriesOfOneImageDoNotSeeEachOther(t *testing.T) {
+	s := space(t, SpaceOptions{})
+	im := take(t, Source{Memory: bytes.Repeat([]byte{1, 2}, page)})
+	a, b := memoryOf(t, s, im, 4*page), memoryOf(t, s, im, 4*page)
+	a.Bytes()[5] = 99
+	if b.Bytes()[5] != 2 || memoryOf(t, s, im, 4*page).Bytes()[5] != 2 {
+		t.Error("one guest's write reached another")
+	}
+}
+
+func TestAnImageMayBeClosedBeforeItsMemories(t *testing.T) {
+	s := space(t, SpaceOptions{})
+	im := take(t, Source{Memory: bytes.Repeat([]byte{1}, page)})
+	m := memoryOf(t, s, im, page)
+	if err := im.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m.Bytes()[0] = 2
+	if err := m.Return(); err != nil || m.Bytes()[0] != 1 {
+		t.Errorf("%v", err)
+	}
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.NewMemory(im, page); err == nil {
+		t.Error("a memory of a closed image was made")
+	}
+}
+
+func TestMappingsAreRefusedBeforeTheKernelRunsOut(t *testing.T) {
+	im := take(t, Source{Memory: bytes.Repeat([]byte{1}, page)})
+	each := mappings(len(im.segments))
+	s := space(t, SpaceOptions{Mappings: 3 * each})
+	var all []*Memory
+	for range 3 {
+		all = append(all, memoryOf(t, s, im, page))
+	}
+	if _, err := s.NewMemory(im, page); !errors.Is(err, ErrMappings) {
+		t.Errorf("a fourth: %v", err)
+	}
+	if st := s.Stats(); st.Memories != 3 || st.Mappings != 3*each || st.Reserved != 3*page {
+		t.Errorf("%+v", st)
+	}
+	if err := all[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	memoryOf(t, s, im, page)
+}
+
+func TestAnImageLargerThanTheBoundIsRefused(t *testing.T) {
+	s := space(t, SpaceOptions{})
+	im := take(t, Source{Memory: make([]byte, 2*page)})
+	var limit *engine.LimitError
+	if _, err := s.NewMemory(im, page); !errors.As(err, &limit) || limit.Used != 2*page || limit.Max != page {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestWhatAGuestWroteIsCountedAndGivenBackPastABound(t *testing.T) {
+	for _, method := range working(t) {
+		if method != Scan && method != Pagemap {
+			continue
+		}
+		t.Run(method.String(), func(t *testing.T) {
+			s := space(t, SpaceOptions{Method: method, Private: 10 * hostPage})
+			m := memoryOf(t, s, take(t, Source{Memory: bytes.Repeat([]byte{1}, 8*page)}), 8*page)
+			dirty := func(n int) {
+				for i := range n {
+					m.Bytes()[i*int(hostPage)] = 2
+				}
+				if err := m.Return(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			dirty(10)
+			if m.Private() != 10*hostPage || s.Stats().Private != 10*hostPage {
+				t.Errorf("%d, %+v", m.Private(), s.Stats())
+			}
+			dirty(11)
+			if m.Private() != 0 || s.Stats().Private != 0 {
+				t.Errorf("%d, %+v", m.Private(), s.Stats())
+			}
+		})
+	}
+}
+
+// BenchmarkReturn is a round of a guest that writes to 40 pages, by method and size.
+func BenchmarkReturn(b *testing.B) {
+	for _, kb := range []int{64, 2560, 16384} {
+		src := bytes.Repeat([]byte{1}, kb<<10)
+		im := take(b, Source{Memory: src})
+		for _, method := range working(b) {
+			for _, dirty := range []int{2, 40, 400} {
+				if dirty*4 > kb/2 && dirty > 2 {
+					continue
+				}
+				b.Run(fmt.Sprintf("%s/image=%dKiB/dirty=%d", method, kb, dirty), func(b *testing.B) {
+					s := space(b, SpaceOptions{Method: method})
+					m := memoryOf(b, s, im, 64<<20)
+					step := len(src) / dirty &^ 63
+					for b.Loop() {
+						for i := range dirty {
+							m.Bytes()[i*step]++
+						}
+						if err := m.Return(); err != nil {
+							b.Fatal(err)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestPagesThatOneBusyRequestLeftAreGivenBackAfterAWhile(t *testing.T) {
+	s := space(t, SpaceOptions{})
+	if s.Method() != Scan && s.Method() != Pagemap {
+		return // nothing is kept then
+	}
+	m := memoryOf(t, s, take(t, Source{Memory: bytes.Repeat([]byte{1}, 32*page)}), 32*page)
+	round := func(n int) uint64 {
+		for i := range n {
+			m.Bytes()[i*int(hostPage)]++
+		}
+		if err := m.Return(); err != nil {
+			t.Fatal(err)
+		}
+		return m.Private()
+	}
+	if round(200) != 200*hostPage {
+		t.Fatalf("%d bytes are private", m.Private())
+	}
+	for i := range patience - 1 {
+		if round(2) != 200*hostPage {
+			t.Fatalf("%d bytes are private after %d more", m.Private(), i)
+		}
+	}
+	if round(2) != 0 || round(2) != 2*hostPage {
+		t.Errorf("%d bytes are private", m.Private())
+	}
+}
