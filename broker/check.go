@@ -77,6 +77,53 @@ func (h Hold) Check() error {
 	return checkTTL(h.TTL)
 }
 
+// CheckRenewals checks what Renew is asked for. It fails with ErrTooLarge or ErrInvalid.
+func CheckRenewals(holds []Hold) error {
+	if len(holds) > MaxRenewals {
+		return tooLarge("%d leases (at most %d)", len(holds), MaxRenewals)
+	}
+	for _, h := range holds {
+		if err := h.Check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckNames checks what Holders is asked for. It fails with ErrTooLarge or ErrInvalid.
+func CheckNames(names []string) error {
+	if len(names) > MaxRenewals {
+		return tooLarge("%d leases (at most %d)", len(names), MaxRenewals)
+	}
+	for _, name := range names {
+		if err := (Hold{Name: name, Holder: name, TTL: MinLeaseTTL}).Check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckExtensions checks what Extend is asked for. It fails with ErrTooLarge or ErrInvalid.
+func CheckExtensions(ls []Lease) error {
+	if len(ls) > MaxBatch {
+		return tooLarge("%d leases (at most %d)", len(ls), MaxBatch)
+	}
+	for _, l := range ls {
+		if err := l.Check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Check checks a lease's form. It fails with ErrInvalid.
+func (l Lease) Check() error {
+	if l.Lane != LaneRun && l.Lane != LaneCallback {
+		return invalid("the lane %.80q", string(l.Lane))
+	}
+	return cmp.Or(l.Job.Check(), l.ID.Check(), checkTTL(l.TTL))
+}
+
 func checkTTL(ttl time.Duration) error {
 	if ttl < MinLeaseTTL || ttl > MaxLeaseTTL {
 		return invalid("a lease of %s (%s to %s)", ttl, MinLeaseTTL, MaxLeaseTTL)

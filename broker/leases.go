@@ -11,7 +11,7 @@ const (
 	MaxLeaseName = 256           // bytes of a name and of a holder
 	MinLeaseTTL  = time.Second   // shorter ones would lapse at a pause for garbage
 	MaxLeaseTTL  = 1 * time.Hour // longer ones would leave a name useless for too long after a crash
-	MaxRenewals  = 1 << 12       // holds in one Renew
+	MaxRenewals  = 1 << 12       // holds of one Renew, names of one Holders
 )
 
 // Hold is a name that is held. It is as the server answered it: nothing in it changes by itself.

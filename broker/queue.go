@@ -185,7 +185,7 @@ type Counts struct {
 	Ready     int       // those among them that could be leased now
 	Leased    int       // StateLeased
 	Dead      int       // dead letters; their callbacks are not counted besides
-	Callbacks int       // done, with a callback that is not over
+	Callbacks int       // ended and no dead letter, with a callback that is not over
 	Oldest    time.Time // since when the first in line has been ready, that of all priorities that has been so longest; zero if none is
 }
 
@@ -205,7 +205,7 @@ func (c Counts) Length() int { return c.Waiting + c.Leased + c.Dead + c.Callback
 // The server's clock decides. What time does (a delay or a lease runs out, a result expires) is seen by each later call
 // that names the invocation, and by Lease; Counts and Letters may be late with it until the job's next Lease. Ready
 // invocations of a job are leased by priority, and those of one priority in the order in which they were enqueued (or
-// requeued); one that is given back takes its old place. Methods are safe for concurrent use. What they changed is durable
+// requeued); one that is given back takes its old place. Callbacks are leased in the order in which they became ready. Methods are safe for concurrent use. What they changed is durable
 // when they return. After ErrNotFound, ErrConflict, ErrLeaseLost, ErrQueueFull, ErrTooLarge, ErrInvalid, ErrFull and
 // ErrReadOnly nothing has changed; after any other error the change may have been made, whole.
 type Queue interface {
