@@ -20,6 +20,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/api"
 	"github.com/ripstop-vm/ripstop/api/apitest"
+	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/ripstop-vm/ripstop/control"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 )
@@ -49,7 +50,7 @@ func problem(t *testing.T, res *http.Response, status int, code string, details 
 	if kind := res.Header.Get("Content-Type"); kind != "application/problem+json" {
 		t.Errorf("content type is %q", kind)
 	}
-	p := decode[api.Problem](t, res, status)
+	p := decode[model.Problem](t, res, status)
 	if p.Code != code || p.Status != status || p.Type != "urn:ripstop:problem:"+code || p.Title == "" {
 		t.Errorf("problem is %+v, want code %q", p, code)
 	}
@@ -60,9 +61,9 @@ func problem(t *testing.T, res *http.Response, status int, code string, details 
 	}
 }
 
-func deploy(t *testing.T, w *apitest.World, job string) api.Job {
+func deploy(t *testing.T, w *apitest.World, job string) model.Job {
 	t.Helper()
-	return decode[api.Job](t, w.Request(t, "PUT", "/v1/jobs/"+job+"/module", bytes.NewReader(apitest.Module)), http.StatusCreated)
+	return decode[model.Job](t, w.Request(t, "PUT", "/v1/jobs/"+job+"/module", bytes.NewReader(apitest.Module)), http.StatusCreated)
 }
 
 // form is a multipart body of name and text pairs.
@@ -87,7 +88,7 @@ func form(t *testing.T, parts ...string) (kind string, body []byte) {
 
 func noJobs(t *testing.T, w *apitest.World) {
 	t.Helper()
-	if l := decode[api.JobList](t, w.Request(t, "GET", "/v1/jobs", nil), http.StatusOK); len(l.Jobs) != 0 {
+	if l := decode[model.JobList](t, w.Request(t, "GET", "/v1/jobs", nil), http.StatusOK); len(l.Jobs) != 0 {
 		t.Errorf("there are jobs: %+v", l.Jobs)
 	}
 }
@@ -99,7 +100,7 @@ func TestOneRequestDeploysAModuleAndAnswersWithItsURL(t *testing.T) {
 		j.Size != int64(len(apitest.Module)) || len(j.Module) != 64 || len(j.Routes) != 1 || j.Routes[0].Path != "/hello/" || j.By != "bootstrap" {
 		t.Errorf("job is %+v", j)
 	}
-	got := decode[api.Job](t, w.Request(t, "GET", "/v1/jobs/hello", nil), http.StatusOK)
+	got := decode[model.Job](t, w.Request(t, "GET", "/v1/jobs/hello", nil), http.StatusOK)
 	if got.Url != j.Url || got.Module != j.Module || !bytes.Equal(got.Manifest, j.Manifest) {
 		t.Errorf("GET says %+v, PUT said %+v", got, j)
 	}
@@ -113,24 +114,24 @@ func TestOneRequestDeploysAModuleAndAnswersWithItsURL(t *testing.T) {
 func TestManifestAndModuleAreDeployedInOneStep(t *testing.T) {
 	w := apitest.Open(t)
 	kind, body := form(t, "manifest", "routes: [{host: a.example, path: /x/}]\n", "module", string(apitest.Module))
-	j := decode[api.Job](t, w.Request(t, "PUT", "/v1/jobs/hello", bytes.NewReader(body), "Content-Type", kind), http.StatusCreated)
+	j := decode[model.Job](t, w.Request(t, "PUT", "/v1/jobs/hello", bytes.NewReader(body), "Content-Type", kind), http.StatusCreated)
 	if j.Version != 1 || j.Url != "http://a.example:8080/x/" {
 		t.Errorf("job is %+v", j)
 	}
 	// Another manifest for the same module, sent alone.
-	j = decode[api.Job](t, w.Request(t, "PUT", "/v1/jobs/hello/manifest", strings.NewReader(`{"routes":[{"path":"/y/"}]}`)), http.StatusCreated)
+	j = decode[model.Job](t, w.Request(t, "PUT", "/v1/jobs/hello/manifest", strings.NewReader(`{"routes":[{"path":"/y/"}]}`)), http.StatusCreated)
 	if j.Version != 2 || j.Url != "http://127.0.0.1:8080/y/" {
 		t.Errorf("job is %+v", j)
 	}
-	l := decode[api.VersionList](t, w.Request(t, "GET", "/v1/jobs/hello/versions", nil), http.StatusOK)
+	l := decode[model.VersionList](t, w.Request(t, "GET", "/v1/jobs/hello/versions", nil), http.StatusOK)
 	if len(l.Versions) != 2 || l.Versions[0].Version != 2 || !l.Versions[0].Current || l.Versions[1].Current || l.Versions[0].Module != l.Versions[1].Module {
 		t.Errorf("versions are %+v", l.Versions)
 	}
-	j = decode[api.Job](t, w.Request(t, "POST", "/v1/jobs/hello/rollback", nil), http.StatusOK)
+	j = decode[model.Job](t, w.Request(t, "POST", "/v1/jobs/hello/rollback", nil), http.StatusOK)
 	if j.Version != 1 || j.Latest != 2 || j.Url != "http://a.example:8080/x/" {
 		t.Errorf("after the rollback: %+v", j)
 	}
-	j = decode[api.Job](t, w.Request(t, "POST", "/v1/jobs/hello/rollback", strings.NewReader(`{"version":2}`)), http.StatusOK)
+	j = decode[model.Job](t, w.Request(t, "POST", "/v1/jobs/hello/rollback", strings.NewReader(`{"version":2}`)), http.StatusOK)
 	if j.Version != 2 {
 		t.Errorf("after the rollback: %+v", j)
 	}
@@ -183,7 +184,7 @@ func TestBadUploadsAreProblemsAndLeaveNothing(t *testing.T) {
 	kind, body := form(t, "module", wasm+strings.Repeat("x", 3<<20))
 	problem(t, w.Request(t, "PUT", "/v1/jobs/hello", bytes.NewReader(body), "Content-Type", kind), 413, "too-large", "1KiB (1024 bytes)")
 	exact := wasm + strings.Repeat("x", 1<<10-len(wasm))
-	decode[api.Job](t, w.Request(t, "PUT", "/v1/jobs/exact/module", io.MultiReader(strings.NewReader(exact))), http.StatusCreated)
+	decode[model.Job](t, w.Request(t, "PUT", "/v1/jobs/exact/module", io.MultiReader(strings.NewReader(exact))), http.StatusCreated)
 }
 
 func TestAnInterruptedUploadLeavesNothing(t *testing.T) {
@@ -263,14 +264,14 @@ func TestRequestsAreHeldAgainstTokenScopeAndHost(t *testing.T) {
 	}
 	for _, host := range []string{"localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:7070", "ripstop.example", "Ripstop.Example.:80"} {
 		res := w.Request(t, "GET", "/v1/jobs", nil, "Host", host)
-		decode[api.JobList](t, res, http.StatusOK)
+		decode[model.JobList](t, res, http.StatusOK)
 	}
 	wrong := w.Request(t, "GET", "/v1/jobs", nil, "Authorization", "Bearer wrong")
-	if decode[api.Problem](t, wrong, http.StatusUnauthorized); wrong.Header.Get("WWW-Authenticate") == "" {
+	if decode[model.Problem](t, wrong, http.StatusUnauthorized); wrong.Header.Get("WWW-Authenticate") == "" {
 		t.Error("401 without WWW-Authenticate")
 	}
 	var denied int
-	for _, e := range decode[api.AuditList](t, w.Request(t, "GET", "/v1/audit?limit=1000", nil), http.StatusOK).Entries {
+	for _, e := range decode[model.AuditList](t, w.Request(t, "GET", "/v1/audit?limit=1000", nil), http.StatusOK).Entries {
 		if e.Kind == "api.denied" {
 			denied++
 			if strings.Contains(e.Detail, reader) || e.Detail == "" {
@@ -285,12 +286,12 @@ func TestRequestsAreHeldAgainstTokenScopeAndHost(t *testing.T) {
 
 func TestTokensAreShownOnceAndRevoked(t *testing.T) {
 	w := apitest.Open(t)
-	made := decode[api.CreatedToken](t, w.Request(t, "POST", "/v1/tokens", strings.NewReader(`{"name":"ci","ttl":"1h","verbs":["read"]}`)), http.StatusCreated)
+	made := decode[model.CreatedToken](t, w.Request(t, "POST", "/v1/tokens", strings.NewReader(`{"name":"ci","ttl":"1h","verbs":["read"]}`)), http.StatusCreated)
 	if made.Secret == "" || made.Token.Expires == nil || len(made.Token.Scope.Verbs) != 1 {
 		t.Errorf("made %+v", made)
 	}
 	as := []string{"Authorization", "Bearer " + made.Secret}
-	decode[api.JobList](t, w.Request(t, "GET", "/v1/jobs", nil, as...), http.StatusOK)
+	decode[model.JobList](t, w.Request(t, "GET", "/v1/jobs", nil, as...), http.StatusOK)
 	res := w.Request(t, "GET", "/v1/tokens", nil)
 	body, _ := io.ReadAll(res.Body)
 	res.Body.Close()
@@ -298,7 +299,7 @@ func TestTokensAreShownOnceAndRevoked(t *testing.T) {
 		t.Errorf("tokens are %s", body)
 	}
 	decode[struct{}](t, w.Request(t, "DELETE", "/v1/tokens/"+made.Token.Id, nil), http.StatusNoContent)
-	decode[api.Problem](t, w.Request(t, "GET", "/v1/jobs", nil, as...), http.StatusUnauthorized)
+	decode[model.Problem](t, w.Request(t, "GET", "/v1/jobs", nil, as...), http.StatusUnauthorized)
 	for _, bad := range []string{`{}`, `{"name":"x","ttl":"soon"}`, `{"name":"x","ttl":"-1h"}`, `{"name":"x","verbs":["fly"]}`} {
 		problem(t, w.Request(t, "POST", "/v1/tokens", strings.NewReader(bad)), 422, "bad-token")
 	}
@@ -312,7 +313,7 @@ func TestSecretsGoInAndOnlyTheirNamesComeOut(t *testing.T) {
 	if v, err := w.Store.Secret(t.Context(), "hello", "key"); err != nil || string(v) != "s3cret\n" {
 		t.Errorf("stored %q, %v", v, err)
 	}
-	if l := decode[api.SecretList](t, w.Request(t, "GET", "/v1/jobs/hello/secrets", nil), http.StatusOK); len(l.Secrets) != 1 || l.Secrets[0].Name != "key" {
+	if l := decode[model.SecretList](t, w.Request(t, "GET", "/v1/jobs/hello/secrets", nil), http.StatusOK); len(l.Secrets) != 1 || l.Secrets[0].Name != "key" {
 		t.Errorf("secrets are %+v", l)
 	}
 	problem(t, w.Request(t, "PUT", "/v1/jobs/hello/secrets/key", bytes.NewReader(make([]byte, 64<<10+1))), 413, "too-large")
@@ -342,7 +343,7 @@ func TestLogsAreFollowedUntilTheClientLeavesOrTheServerStops(t *testing.T) {
 	if !in.Scan() {
 		t.Fatal("nothing came")
 	}
-	var l api.LogLine
+	var l model.LogLine
 	if err := json.Unmarshal(in.Bytes(), &l); err != nil || l.Text != "live" || l.Level != "error" {
 		t.Errorf("line is %q, %v", in.Text(), err)
 	}
@@ -405,7 +406,7 @@ func TestTheServerSaysHowItIs(t *testing.T) {
 func TestAChangeNoWorkerHasConfirmedIsStored(t *testing.T) {
 	w := apitest.Open(t)
 	w.Runner.Unconfirmed = errors.New("the worker is away")
-	j := decode[api.Job](t, w.Request(t, "PUT", "/v1/jobs/hello/module", bytes.NewReader(apitest.Module)), http.StatusAccepted)
+	j := decode[model.Job](t, w.Request(t, "PUT", "/v1/jobs/hello/module", bytes.NewReader(apitest.Module)), http.StatusAccepted)
 	if j.Status != "starting" || j.Version != 1 {
 		t.Errorf("job is %+v", j)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/ripstop-vm/ripstop/control"
 	"github.com/ripstop-vm/ripstop/manifest"
 )
@@ -26,7 +27,7 @@ func (s *Server) ListJobs(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	list := JobList{Jobs: []Job{}}
+	list := model.JobList{Jobs: []model.Job{}}
 	for _, one := range all {
 		j, err := s.job(one.Job, one.Version)
 		if err != nil {
@@ -38,7 +39,7 @@ func (s *Server) ListJobs(c echo.Context) error {
 }
 
 // GetJob implements ServerInterface.
-func (s *Server) GetJob(c echo.Context, name JobName) error {
+func (s *Server) GetJob(c echo.Context, name model.JobName) error {
 	j, v, err := s.opts.Control.Job(c.Request().Context(), name)
 	if err != nil {
 		return err
@@ -58,15 +59,15 @@ func (s *Server) answerJob(c echo.Context, status int, j control.Job, v control.
 }
 
 // job is how a job and its current version look from outside.
-func (s *Server) job(j control.Job, v control.Version) (Job, error) {
+func (s *Server) job(j control.Job, v control.Version) (model.Job, error) {
 	text, err := v.Manifest.JSON()
 	if err != nil {
-		return Job{}, err
+		return model.Job{}, err
 	}
-	out := Job{Name: j.Name, Version: j.Current, Latest: j.Latest, Kind: v.Kind, Module: v.Module, Size: v.Size,
-		Routes: []Route{}, Url: s.url(j.Name, &v.Manifest), Status: "ready", Created: j.Created, Updated: j.Updated, By: v.By, Manifest: text}
+	out := model.Job{Name: j.Name, Version: j.Current, Latest: j.Latest, Kind: v.Kind, Module: v.Module, Size: v.Size,
+		Routes: []model.Route{}, Url: s.url(j.Name, &v.Manifest), Status: "ready", Created: j.Created, Updated: j.Updated, By: v.By, Manifest: text}
 	for _, r := range v.Manifest.Routes {
-		route := Route{Path: r.Path}
+		route := model.Route{Path: r.Path}
 		if r.Host != "" {
 			route.Host = &r.Host
 		}
@@ -101,7 +102,7 @@ func (s *Server) url(name string, m *manifest.Manifest) string {
 }
 
 // DeployModule implements ServerInterface.
-func (s *Server) DeployModule(c echo.Context, name JobName) error {
+func (s *Server) DeployModule(c echo.Context, name model.JobName) error {
 	b, err := s.open(c, "module", s.opts.MaxUpload, 0)
 	if err != nil {
 		return err
@@ -110,7 +111,7 @@ func (s *Server) DeployModule(c echo.Context, name JobName) error {
 }
 
 // DeployManifest implements ServerInterface.
-func (s *Server) DeployManifest(c echo.Context, name JobName) error {
+func (s *Server) DeployManifest(c echo.Context, name model.JobName) error {
 	b, err := s.open(c, "manifest", maxManifest, 0)
 	if err != nil {
 		return err
@@ -127,7 +128,7 @@ func (s *Server) DeployManifest(c echo.Context, name JobName) error {
 }
 
 // DeployJob implements ServerInterface.
-func (s *Server) DeployJob(c echo.Context, name JobName) error {
+func (s *Server) DeployJob(c echo.Context, name model.JobName) error {
 	// Boundaries and the headers of parts are small; what they may add is within one more manifest.
 	b, err := s.open(c, "module", s.opts.MaxUpload, 2*maxManifest)
 	if err != nil {
@@ -153,7 +154,7 @@ func (s *Server) deploy(c echo.Context, name string, read *body, module io.Reade
 }
 
 // RemoveJob implements ServerInterface.
-func (s *Server) RemoveJob(c echo.Context, name JobName) error {
+func (s *Server) RemoveJob(c echo.Context, name model.JobName) error {
 	err := s.opts.Control.Remove(c.Request().Context(), caller(c).Name, name)
 	if err != nil && !errors.Is(err, control.ErrUnconfirmed) {
 		return err
@@ -168,8 +169,8 @@ func (s *Server) RemoveJob(c echo.Context, name JobName) error {
 }
 
 // RollbackJob implements ServerInterface.
-func (s *Server) RollbackJob(c echo.Context, name JobName) error {
-	var to Rollback
+func (s *Server) RollbackJob(c echo.Context, name model.JobName) error {
+	var to model.Rollback
 	if err := s.readJSON(c, &to, true); err != nil {
 		return err
 	}
@@ -198,7 +199,7 @@ func (s *Server) answerChange(c echo.Context, status int, j control.Job, v contr
 }
 
 // ListVersions implements ServerInterface.
-func (s *Server) ListVersions(c echo.Context, name JobName) error {
+func (s *Server) ListVersions(c echo.Context, name model.JobName) error {
 	j, _, err := s.opts.Control.Job(c.Request().Context(), name)
 	if err != nil {
 		return err
@@ -207,21 +208,21 @@ func (s *Server) ListVersions(c echo.Context, name JobName) error {
 	if err != nil {
 		return err
 	}
-	list := VersionList{Versions: []Version{}}
+	list := model.VersionList{Versions: []model.Version{}}
 	for _, v := range all {
 		text, err := v.Manifest.JSON()
 		if err != nil {
 			return err
 		}
-		list.Versions = append(list.Versions, Version{Version: v.Number, Current: v.Number == j.Current, Kind: v.Kind,
+		list.Versions = append(list.Versions, model.Version{Version: v.Number, Current: v.Number == j.Current, Kind: v.Kind,
 			Module: v.Module, Size: v.Size, Created: v.Created, By: v.By, Manifest: text})
 	}
-	slices.SortFunc(list.Versions, func(a, b Version) int { return cmp.Compare(b.Version, a.Version) })
+	slices.SortFunc(list.Versions, func(a, b model.Version) int { return cmp.Compare(b.Version, a.Version) })
 	return s.answer(c, http.StatusOK, list)
 }
 
 // GetManifest implements ServerInterface.
-func (s *Server) GetManifest(c echo.Context, name JobName) error {
+func (s *Server) GetManifest(c echo.Context, name model.JobName) error {
 	_, v, err := s.opts.Control.Job(c.Request().Context(), name)
 	if err != nil {
 		return err
@@ -234,7 +235,7 @@ func (s *Server) GetManifest(c echo.Context, name JobName) error {
 }
 
 // GetModule implements ServerInterface.
-func (s *Server) GetModule(c echo.Context, name JobName) error {
+func (s *Server) GetModule(c echo.Context, name model.JobName) error {
 	_, v, err := s.opts.Control.Job(c.Request().Context(), name)
 	if err != nil {
 		return err
@@ -269,20 +270,20 @@ func (s *Server) GetModule(c echo.Context, name JobName) error {
 }
 
 // ListSecrets implements ServerInterface.
-func (s *Server) ListSecrets(c echo.Context, name JobName) error {
+func (s *Server) ListSecrets(c echo.Context, name model.JobName) error {
 	names, err := s.opts.Control.Secrets(c.Request().Context(), name)
 	if err != nil {
 		return err
 	}
-	list := SecretList{Secrets: []Secret{}}
+	list := model.SecretList{Secrets: []model.Secret{}}
 	for _, n := range names {
-		list.Secrets = append(list.Secrets, Secret{Name: n})
+		list.Secrets = append(list.Secrets, model.Secret{Name: n})
 	}
 	return s.answer(c, http.StatusOK, list)
 }
 
 // SetSecret implements ServerInterface.
-func (s *Server) SetSecret(c echo.Context, name JobName, secret SecretName) error {
+func (s *Server) SetSecret(c echo.Context, name model.JobName, secret model.SecretName) error {
 	b, err := s.open(c, "secret", maxSecret, 0)
 	if err != nil {
 		return err
@@ -302,7 +303,7 @@ func (s *Server) SetSecret(c echo.Context, name JobName, secret SecretName) erro
 }
 
 // RemoveSecret implements ServerInterface.
-func (s *Server) RemoveSecret(c echo.Context, name JobName, secret SecretName) error {
+func (s *Server) RemoveSecret(c echo.Context, name model.JobName, secret model.SecretName) error {
 	if err := s.opts.Control.RemoveSecret(c.Request().Context(), caller(c).Name, name, secret); err != nil {
 		return err
 	}
@@ -316,15 +317,15 @@ func (s *Server) ListTokens(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	list := TokenList{Tokens: []Token{}}
+	list := model.TokenList{Tokens: []model.Token{}}
 	for _, t := range all {
 		list.Tokens = append(list.Tokens, token(t))
 	}
 	return s.answer(c, http.StatusOK, list)
 }
 
-func token(t control.Token) Token {
-	out := Token{Id: t.ID, Name: t.Name, Created: t.Created, Scope: Scope{Entitlement: t.Scope.Entitlement, Verbs: []string{}}}
+func token(t control.Token) model.Token {
+	out := model.Token{Id: t.ID, Name: t.Name, Created: t.Created, Scope: model.Scope{Entitlement: t.Scope.Entitlement, Verbs: []string{}}}
 	for _, v := range t.Scope.Verbs {
 		out.Scope.Verbs = append(out.Scope.Verbs, string(v))
 	}
@@ -336,7 +337,7 @@ func token(t control.Token) Token {
 
 // CreateToken implements ServerInterface.
 func (s *Server) CreateToken(c echo.Context) error {
-	var n NewToken
+	var n model.NewToken
 	if err := s.readJSON(c, &n, false); err != nil {
 		return err
 	}
@@ -368,11 +369,11 @@ func (s *Server) CreateToken(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.answer(c, http.StatusCreated, CreatedToken{Token: token(t), Secret: secret})
+	return s.answer(c, http.StatusCreated, model.CreatedToken{Token: token(t), Secret: secret})
 }
 
 // RevokeToken implements ServerInterface.
-func (s *Server) RevokeToken(c echo.Context, id TokenID) error {
+func (s *Server) RevokeToken(c echo.Context, id model.TokenID) error {
 	if err := s.opts.Control.RevokeToken(c.Request().Context(), caller(c).Name, id); err != nil {
 		return err
 	}
@@ -381,7 +382,7 @@ func (s *Server) RevokeToken(c echo.Context, id TokenID) error {
 }
 
 // ReadAudit implements ServerInterface.
-func (s *Server) ReadAudit(c echo.Context, params ReadAuditParams) error {
+func (s *Server) ReadAudit(c echo.Context, params model.ReadAuditParams) error {
 	f := control.AuditFilter{Limit: 100}
 	if params.Job != nil {
 		f.Job = *params.Job
@@ -399,9 +400,9 @@ func (s *Server) ReadAudit(c echo.Context, params ReadAuditParams) error {
 	if err != nil {
 		return err
 	}
-	list := AuditList{Entries: []AuditEntry{}}
+	list := model.AuditList{Entries: []model.AuditEntry{}}
 	for _, e := range entries {
-		list.Entries = append(list.Entries, AuditEntry{Id: e.ID, Time: e.Time, Kind: e.Kind, By: e.By, Job: e.Job,
+		list.Entries = append(list.Entries, model.AuditEntry{Id: e.ID, Time: e.Time, Kind: e.Kind, By: e.By, Job: e.Job,
 			Version: e.Version, Invocation: e.Invocation, Detail: e.Detail, Omitted: e.Omitted})
 	}
 	return s.answer(c, http.StatusOK, list)
@@ -434,7 +435,7 @@ func (s *Server) readJSON(c echo.Context, v any, optional bool) error {
 
 // GetVersion implements ServerInterface.
 func (s *Server) GetVersion(c echo.Context) error {
-	return s.answer(c, http.StatusOK, ServerInfo{Version: s.opts.Version, Ingress: s.opts.IngressURL, MaxUpload: s.opts.MaxUpload})
+	return s.answer(c, http.StatusOK, model.ServerInfo{Version: s.opts.Version, Ingress: s.opts.IngressURL, MaxUpload: s.opts.MaxUpload})
 }
 
 // GetManifestSchema implements ServerInterface.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/ripstop-vm/ripstop/control"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 )
@@ -39,7 +40,7 @@ func (s *Server) fail(c echo.Context, err error) {
 	if p.Status == http.StatusUnauthorized {
 		c.Response().Header().Set("WWW-Authenticate", `Bearer realm="ripstop"`)
 	}
-	body, err := json.Marshal(Problem{Type: problemType + p.Code, Title: p.Title, Status: p.Status, Detail: p.Detail, Code: p.Code})
+	body, err := json.Marshal(model.Problem{Type: problemType + p.Code, Title: p.Title, Status: p.Status, Detail: p.Detail, Code: p.Code})
 	if err != nil {
 		s.opts.Log.Error("problem cannot be written", "error", err)
 		return

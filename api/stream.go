@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 )
 
@@ -19,7 +20,7 @@ const (
 )
 
 // ReadLogs implements ServerInterface.
-func (s *Server) ReadLogs(c echo.Context, name JobName, params ReadLogsParams) error {
+func (s *Server) ReadLogs(c echo.Context, name model.JobName, params model.ReadLogsParams) error {
 	tail := defaultTail
 	if params.Tail != nil {
 		tail = *params.Tail
@@ -36,12 +37,12 @@ func (s *Server) ReadLogs(c echo.Context, name JobName, params ReadLogsParams) e
 		live = nil
 	}
 	return s.stream(c, backlog, live, live != nil, func(r wire.Report) any {
-		return LogLine{Time: r.Time, Job: r.Job, Version: r.Version, Invocation: r.Invocation, Stream: r.Stream, Level: r.Level, Text: r.Text}
+		return model.LogLine{Time: r.Time, Job: r.Job, Version: r.Version, Invocation: r.Invocation, Stream: r.Stream, Level: r.Level, Text: r.Text}
 	})
 }
 
 // FollowTrace implements ServerInterface.
-func (s *Server) FollowTrace(c echo.Context, name JobName) error {
+func (s *Server) FollowTrace(c echo.Context, name model.JobName) error {
 	if _, _, err := s.opts.Control.Job(c.Request().Context(), name); err != nil {
 		return err
 	}
@@ -52,7 +53,7 @@ func (s *Server) FollowTrace(c echo.Context, name JobName) error {
 		if len(record) == 0 {
 			record = json.RawMessage("{}")
 		}
-		return TraceLine{Time: r.Time, Job: r.Job, Version: r.Version, Invocation: r.Invocation, Record: record}
+		return model.TraceLine{Time: r.Time, Job: r.Job, Version: r.Version, Invocation: r.Invocation, Record: record}
 	})
 }
 

@@ -1,5 +1,5 @@
-// Package client speaks to a Ripstop server. Types and requests are generated from the API's description; Client adds
-// the token, turns refusals into errors and streams uploads, logs and traces. It imports nothing of the server.
+// Package client speaks to a Ripstop server. Requests are generated from the API's description; Client adds the token, turns
+// refusals into errors and streams uploads, logs and traces. It imports nothing of the server.
 package client
 
 import (
@@ -14,8 +14,9 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
+
+	"github.com/ripstop-vm/ripstop/api/model"
 )
 
 // maxAnswer bounds an answer that is read whole, in bytes; maxLine one line of a log or a trace.
@@ -23,14 +24,6 @@ const (
 	maxAnswer = 64 << 20
 	maxLine   = 4 << 20
 )
-
-// Error implements error.
-func (p *Problem) Error() string {
-	if p.Detail == "" {
-		return strings.ToLower(p.Title)
-	}
-	return p.Detail
-}
 
 // UnreachableError says that no server answered.
 type UnreachableError struct {
@@ -100,12 +93,12 @@ func (c *Client) check(ctx context.Context, res *http.Response, err error) (*htt
 	}
 	defer res.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<20)) // what was read of a refusal is worth showing
-	p := &Problem{}
+	p := &model.Problem{}
 	if kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type")); kind == "application/problem+json" && json.Unmarshal(body, p) == nil {
 		p.Status = res.StatusCode
 		return nil, p
 	}
-	return nil, &Problem{Type: "about:blank", Code: "not-ripstop", Title: http.StatusText(res.StatusCode), Status: res.StatusCode,
+	return nil, &model.Problem{Type: "about:blank", Code: "not-ripstop", Title: http.StatusText(res.StatusCode), Status: res.StatusCode,
 		Detail: fmt.Sprintf("%s answered %s and is perhaps no Ripstop API", c.opts.Server, res.Status)}
 }
 
@@ -134,29 +127,29 @@ type Upload struct {
 }
 
 // Deploy makes a new version of a job current and answers once it serves.
-func (c *Client) Deploy(ctx context.Context, job string, u Upload) (Job, error) {
+func (c *Client) Deploy(ctx context.Context, job string, u Upload) (model.Job, error) {
 	var head bytes.Buffer
 	form := multipart.NewWriter(&head)
 	if u.Manifest != nil {
 		part, err := form.CreateFormFile("manifest", "ripstop.yaml")
 		if err != nil {
-			return Job{}, fmt.Errorf("write upload: %w", err)
+			return model.Job{}, fmt.Errorf("write upload: %w", err)
 		}
 		if _, err := part.Write(u.Manifest); err != nil {
-			return Job{}, fmt.Errorf("write upload: %w", err)
+			return model.Job{}, fmt.Errorf("write upload: %w", err)
 		}
 	}
 	kind := form.FormDataContentType()
 	if u.Module != nil {
 		if _, err := form.CreateFormFile("module", "module.wasm"); err != nil {
-			return Job{}, fmt.Errorf("write upload: %w", err)
+			return model.Job{}, fmt.Errorf("write upload: %w", err)
 		}
 	}
 	// Head and tail are written out around the module, so that the request's length is known.
 	before := bytes.Clone(head.Bytes())
 	head.Reset()
 	if err := form.Close(); err != nil {
-		return Job{}, fmt.Errorf("write upload: %w", err)
+		return model.Job{}, fmt.Errorf("write upload: %w", err)
 	}
 	parts := []io.Reader{bytes.NewReader(before)}
 	size := int64(len(before) + head.Len())
@@ -165,7 +158,7 @@ func (c *Client) Deploy(ctx context.Context, job string, u Upload) (Job, error) 
 		size += u.Size
 	}
 	parts = append(parts, &head)
-	var j Job
+	var j model.Job
 	res, err := c.raw.DeployJobWithBody(ctx, job, kind, io.MultiReader(parts...), func(_ context.Context, r *http.Request) error {
 		r.ContentLength = size
 		// A refusal (no token, too large) comes before the bytes are sent.
@@ -176,30 +169,30 @@ func (c *Client) Deploy(ctx context.Context, job string, u Upload) (Job, error) 
 }
 
 // Jobs answers all jobs, by name.
-func (c *Client) Jobs(ctx context.Context) (JobList, error) {
-	var l JobList
+func (c *Client) Jobs(ctx context.Context) (model.JobList, error) {
+	var l model.JobList
 	res, err := c.raw.ListJobs(ctx)
 	return l, c.read(ctx, &l, res, err)
 }
 
 // Job answers one job.
-func (c *Client) Job(ctx context.Context, name string) (Job, error) {
-	var j Job
+func (c *Client) Job(ctx context.Context, name string) (model.Job, error) {
+	var j model.Job
 	res, err := c.raw.GetJob(ctx, name)
 	return j, c.read(ctx, &j, res, err)
 }
 
 // Versions answers a job's versions, newest first.
-func (c *Client) Versions(ctx context.Context, name string) (VersionList, error) {
-	var l VersionList
+func (c *Client) Versions(ctx context.Context, name string) (model.VersionList, error) {
+	var l model.VersionList
 	res, err := c.raw.ListVersions(ctx, name)
 	return l, c.read(ctx, &l, res, err)
 }
 
 // Rollback makes version to current; 0 means the one before the current one.
-func (c *Client) Rollback(ctx context.Context, name string, to uint64) (Job, error) {
-	var j Job
-	res, err := c.raw.RollbackJob(ctx, name, Rollback{Version: to})
+func (c *Client) Rollback(ctx context.Context, name string, to uint64) (model.Job, error) {
+	var j model.Job
+	res, err := c.raw.RollbackJob(ctx, name, model.Rollback{Version: to})
 	return j, c.read(ctx, &j, res, err)
 }
 
@@ -216,8 +209,8 @@ func (c *Client) SetSecret(ctx context.Context, job, name string, value []byte) 
 }
 
 // Secrets answers the names of a job's secrets.
-func (c *Client) Secrets(ctx context.Context, job string) (SecretList, error) {
-	var l SecretList
+func (c *Client) Secrets(ctx context.Context, job string) (model.SecretList, error) {
+	var l model.SecretList
 	res, err := c.raw.ListSecrets(ctx, job)
 	return l, c.read(ctx, &l, res, err)
 }
@@ -229,15 +222,15 @@ func (c *Client) RemoveSecret(ctx context.Context, job, name string) error {
 }
 
 // CreateToken makes a token. Its secret is in the answer and nowhere else.
-func (c *Client) CreateToken(ctx context.Context, n NewToken) (CreatedToken, error) {
-	var t CreatedToken
+func (c *Client) CreateToken(ctx context.Context, n model.NewToken) (model.CreatedToken, error) {
+	var t model.CreatedToken
 	res, err := c.raw.CreateToken(ctx, n)
 	return t, c.read(ctx, &t, res, err)
 }
 
 // Tokens answers all tokens.
-func (c *Client) Tokens(ctx context.Context) (TokenList, error) {
-	var l TokenList
+func (c *Client) Tokens(ctx context.Context) (model.TokenList, error) {
+	var l model.TokenList
 	res, err := c.raw.ListTokens(ctx)
 	return l, c.read(ctx, &l, res, err)
 }
@@ -249,35 +242,35 @@ func (c *Client) RevokeToken(ctx context.Context, idOrName string) error {
 }
 
 // Audit answers entries of the audit log, newest first. An empty job and a zero since mean all.
-func (c *Client) Audit(ctx context.Context, job string, since time.Time, limit int) (AuditList, error) {
-	params := &ReadAuditParams{Limit: &limit}
+func (c *Client) Audit(ctx context.Context, job string, since time.Time, limit int) (model.AuditList, error) {
+	params := &model.ReadAuditParams{Limit: &limit}
 	if job != "" {
 		params.Job = &job
 	}
 	if !since.IsZero() {
 		params.Since = &since
 	}
-	var l AuditList
+	var l model.AuditList
 	res, err := c.raw.ReadAudit(ctx, params)
 	return l, c.read(ctx, &l, res, err)
 }
 
 // Server answers what the server is.
-func (c *Client) Server(ctx context.Context) (ServerInfo, error) {
-	var i ServerInfo
+func (c *Client) Server(ctx context.Context) (model.ServerInfo, error) {
+	var i model.ServerInfo
 	res, err := c.raw.GetVersion(ctx)
 	return i, c.read(ctx, &i, res, err)
 }
 
 // Logs calls each for up to tail recent lines of a job's log and, with follow, for those to come, until ctx ends, the
 // server stops or each fails.
-func (c *Client) Logs(ctx context.Context, job string, tail int, follow bool, each func(LogLine) error) error {
-	res, err := c.raw.ReadLogs(ctx, job, &ReadLogsParams{Tail: &tail, Follow: &follow})
+func (c *Client) Logs(ctx context.Context, job string, tail int, follow bool, each func(model.LogLine) error) error {
+	res, err := c.raw.ReadLogs(ctx, job, &model.ReadLogsParams{Tail: &tail, Follow: &follow})
 	return lines(ctx, c, res, err, each)
 }
 
 // Trace calls each for a job's host calls as they happen, until ctx ends, the server stops or each fails.
-func (c *Client) Trace(ctx context.Context, job string, each func(TraceLine) error) error {
+func (c *Client) Trace(ctx context.Context, job string, each func(model.TraceLine) error) error {
 	res, err := c.raw.FollowTrace(ctx, job)
 	return lines(ctx, c, res, err, each)
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ripstop-vm/ripstop/api/client"
+	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/spf13/cobra"
 )
 
@@ -104,7 +105,7 @@ func readToken(dir string) (string, error) {
 // explain adds to an error of the client what to do about it.
 func explain(err error) error {
 	var unreachable *client.UnreachableError
-	var p *client.Problem
+	var p *model.Problem
 	switch {
 	case err == nil:
 		return nil

@@ -18,6 +18,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/api"
 	"github.com/ripstop-vm/ripstop/api/apitest"
+	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/spf13/cobra"
@@ -122,7 +123,7 @@ func TestAJobGoesThroughItsLife(t *testing.T) {
 	}
 	fails(t, exitFailed, "earliest", "rollback", "hello")
 	stdout, _ = ok(t, "", "rollback", "hello", "2", "--json")
-	var j api.Job
+	var j model.Job
 	if err := json.Unmarshal([]byte(stdout), &j); err != nil || j.Version != 2 {
 		t.Errorf("rollback --json says %q, %v", stdout, err)
 	}
@@ -173,6 +174,7 @@ func TestDeployFindsTheManifest(t *testing.T) {
 	dir := t.TempDir()
 	moduleFile(t, dir, "guest.wasm")
 	manifest := writeText(t, filepath.Join(dir, "ripstop.yaml"), "name: book\nmodule: guest.wasm\nroutes: [{path: /book/}]\n")
+	ok(t, "", "deploy", "-q", dir) // a manifest alone needs a job that has a module
 	for name, c := range map[string]struct {
 		args []string
 		url  string

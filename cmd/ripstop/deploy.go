@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ripstop-vm/ripstop/api/client"
+	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/schollz/progressbar/v3"
@@ -220,7 +221,7 @@ func labelOf(path string) string {
 }
 
 // upload sends d and waits until it serves.
-func upload(ctx context.Context, c *client.Client, d deployment, stderr io.Writer, progress bool) (client.Job, error) {
+func upload(ctx context.Context, c *client.Client, d deployment, stderr io.Writer, progress bool) (model.Job, error) {
 	u := client.Upload{Manifest: d.text}
 	if d.module != "" {
 		f, err := os.Open(d.module)
@@ -228,15 +229,15 @@ func upload(ctx context.Context, c *client.Client, d deployment, stderr io.Write
 			if errors.Is(err, fs.ErrNotExist) && d.manifest != "" {
 				err = fmt.Errorf("%w; build it first (the manifest %s names it)", err, d.manifest)
 			}
-			return client.Job{}, exitError{exitUsage, fmt.Errorf("open module: %w", err)}
+			return model.Job{}, exitError{exitUsage, fmt.Errorf("open module: %w", err)}
 		}
 		defer f.Close()
 		info, err := f.Stat()
 		if err != nil {
-			return client.Job{}, fmt.Errorf("open module: %w", err)
+			return model.Job{}, fmt.Errorf("open module: %w", err)
 		}
 		if !info.Mode().IsRegular() {
-			return client.Job{}, exitError{exitUsage, fmt.Errorf("module %s is no regular file", d.module)}
+			return model.Job{}, exitError{exitUsage, fmt.Errorf("module %s is no regular file", d.module)}
 		}
 		p := &progressReader{in: f, size: info.Size(), out: stderr, shown: !progress, started: clock.System.Now()}
 		defer p.clear()

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/ripstop-vm/ripstop/api/client"
+	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/spf13/cobra"
 )
 
@@ -26,7 +27,7 @@ func newLogsCommand() *cobra.Command {
 		if tail < 0 || tail > 10_000 {
 			return usageError(cmd, fmt.Errorf("--tail %d is not between 0 and 10000", tail))
 		}
-		return c.Logs(cmd.Context(), args[0], tail, follow, func(l client.LogLine) error {
+		return c.Logs(cmd.Context(), args[0], tail, follow, func(l model.LogLine) error {
 			if asJSON {
 				return printLine(cmd.OutOrStdout(), l)
 			}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ripstop-vm/ripstop/api/client"
+	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/spf13/cobra"
 )
 
@@ -62,7 +63,7 @@ func newTokenCreateCommand() *cobra.Command {
 		if d, err := time.ParseDuration(ttl); err != nil || d < 0 {
 			return usageError(cmd, fmt.Errorf("--ttl %q is no duration; write 720h, or 0", ttl))
 		}
-		t, err := c.CreateToken(cmd.Context(), client.NewToken{Name: args[0], Ttl: ttl, Verbs: allow, Entitlement: entitlement})
+		t, err := c.CreateToken(cmd.Context(), model.NewToken{Name: args[0], Ttl: ttl, Verbs: allow, Entitlement: entitlement})
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/ripstop-vm/ripstop/api/client"
+	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/ripstop-vm/ripstop/runtime/trace"
 	"github.com/spf13/cobra"
 )
@@ -21,7 +22,7 @@ func newTraceCommand() *cobra.Command {
 	}
 	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
-		return c.Trace(cmd.Context(), args[0], func(l client.TraceLine) error {
+		return c.Trace(cmd.Context(), args[0], func(l model.TraceLine) error {
 			if asJSON {
 				return printLine(cmd.OutOrStdout(), l)
 			}
