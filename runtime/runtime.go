@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/engine"
 	"github.com/ripstop-vm/ripstop/runtime/engine/wazero"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/image"
 	"github.com/ripstop-vm/ripstop/runtime/module"
 )
 
@@ -39,6 +41,8 @@ type Options struct {
 	// Endless runs guests without the engine's check for a done context, so that a guest ends only by itself.
 	Endless bool
 	Clock   clock.Clock // nil means the system clock
+	// Memory is how sandboxes that begin as images get and return their memories.
+	Memory image.SpaceOptions
 }
 
 // Runtime compiles modules against a set of host functions. Its methods are safe for concurrent use. Closing it ends its
@@ -47,6 +51,7 @@ type Runtime struct {
 	opts   Options
 	table  *hostcall.Table
 	engine engine.Engine
+	space  space
 }
 
 // Open makes a runtime.
@@ -69,7 +74,14 @@ func Open(ctx context.Context, opts Options) (*Runtime, error) {
 func (r *Runtime) Table() *hostcall.Table { return r.table }
 
 // Close ends the runtime.
-func (r *Runtime) Close() error { return r.engine.Close() }
+func (r *Runtime) Close() error {
+	err := r.engine.Close()
+	r.space.once.Do(func() { r.space.err = ErrClosed })
+	if r.space.space != nil {
+		err = errors.Join(err, r.space.space.Close())
+	}
+	return err
+}
 
 // Digest names a module: the SHA-256 of its bytes.
 type Digest [sha256.Size]byte
@@ -82,6 +94,7 @@ type Module struct {
 	code    engine.Module
 	info    *module.Module
 	digest  Digest
+	state   state
 }
 
 // Compile checks a binary against the bounds, audits its imports against the host functions on offer, and compiles it.
@@ -98,7 +111,7 @@ func (r *Runtime) Compile(ctx context.Context, wasm []byte) (*Module, error) {
 	if err != nil {
 		return nil, &module.Error{Check: "validation", Offset: -1, Msg: err.Error()}
 	}
-	return &Module{runtime: r, code: code, info: info, digest: sha256.Sum256(wasm)}, nil
+	return &Module{runtime: r, code: code, info: info, digest: sha256.Sum256(wasm), state: stateOf(info, "")}, nil
 }
 
 // Info is what the module declares. The caller must not change it.
@@ -116,6 +129,14 @@ type SandboxOptions struct {
 	Bind         []hostcall.Binding
 	Interposers  []hostcall.Interposer // in the order in which they see a call
 	StartTimeout time.Duration         // for the module's start function; 0 means no more than ctx allows
+	// Image is what the sandbox begins as: Sandbox.Snapshot of another sandbox of the module. Nothing of the module runs then. nil:
+	// it begins as the module says.
+	Image *image.Image
+	// Entropy renews a guest's random state whenever it begins as the image; nil means the operating system's randomness.
+	Entropy io.Reader
+	// HostCalls bounds the host calls from the start function on, until Door.Limit sets another bound; 0 means any number.
+	// The guest ends with a LimitError of the limit "host calls".
+	HostCalls uint64
 }
 
 // DefaultMemoryPages is 256 MiB: a Go program of a few megabytes runs in it with room to spare.
@@ -129,6 +150,8 @@ type Sandbox struct {
 	clock    clock.Clock
 	observed bool
 	closed   atomic.Bool
+	rewind   *rewind      // nil unless it began as an image
+	calls    atomic.Int32 // under way; counted if it began as an image
 }
 
 // NewSandbox makes a sandbox of m and runs the module's start function, if it has one.
@@ -145,22 +168,33 @@ func (m *Module) NewSandbox(ctx context.Context, opts SandboxOptions) (*Sandbox,
 	if err != nil {
 		return nil, err
 	}
+	LimitHostCalls(d, opts.HostCalls)
 	if opts.StartTimeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, opts.StartTimeout)
 		defer cancel()
 	}
-	inst, err := m.code.Instantiate(ctx, d, opts.MemoryPages)
+	s := &Sandbox{module: m, door: d, clock: m.runtime.opts.Clock}
+	if opts.Image != nil {
+		err = s.begin(func(mem engine.Memory) (engine.Instance, error) { return m.code.InstantiateOn(ctx, d, mem) }, &opts)
+	} else {
+		s.instance, err = m.code.Instantiate(ctx, d, opts.MemoryPages)
+	}
 	if err != nil {
 		return nil, err
 	}
-	s := &Sandbox{module: m, door: d, instance: inst, clock: m.runtime.opts.Clock}
 	for _, ip := range opts.Interposers {
 		if _, ok := ip.(hostcall.Observer); ok {
 			s.observed = true
 		}
 	}
 	return s, nil
+}
+
+// LimitHostCalls has the guest behind d ended with a LimitError when it makes more than most host calls from now on; 0 means
+// that it may make any number.
+func LimitHostCalls(d *hostcall.Door, most uint64) {
+	d.Limit(most, &LimitError{Limit: "host calls", Used: most + 1, Max: most})
 }
 
 // Module is what the sandbox runs.
@@ -192,6 +226,12 @@ func (s *Sandbox) Function(name string) (*Function, error) {
 // The guest is ended when ctx ends. See engine.Function for the errors.
 func (f *Function) Call(ctx context.Context, stack []uint64) error {
 	s := f.sandbox
+	if s.rewind != nil {
+		if !s.enter() {
+			return ErrClosed
+		}
+		defer s.leave()
+	}
 	if !s.observed {
 		return f.fn.Call(ctx, stack)
 	}
@@ -225,5 +265,9 @@ func (s *Sandbox) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
-	return s.instance.Close()
+	err := s.instance.Close()
+	if s.rewind != nil && s.calls.Load() == 0 { // else the call that is under way does it
+		err = errors.Join(err, s.rewind.memory.Close())
+	}
+	return err
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ripstop-vm/ripstop/internal/wasmtest"
 	"github.com/ripstop-vm/ripstop/runtime"
@@ -302,6 +303,68 @@ func TestATableDoesNotGrowTheHost(t *testing.T) {
 			if res, err := s.Call(context.Background(), "grow", uint64(step.n)); err != nil || uint32(res[0]) != step.want {
 				t.Errorf("grow by %d: %v, %v; want %d", step.n, res, err, int32(step.want))
 			}
+		}
+	})
+}
+
+// TestADeadlineEndsWhatRunsLongWithoutALoop has guests whose code goes straight on for hours.
+func TestADeadlineEndsWhatRunsLongWithoutALoop(t *testing.T) {
+	i64 := byte(wasmtest.I64)
+	times := func(n int, b ...[]byte) []byte { return wasmtest.Repeat(n, wasmtest.Cat(b...)...) }
+	const pages = 1024
+	for name, m := range map[string]wasmtest.Module{
+		"whole memories filled": {Memory: []uint32{pages}, Funcs: []wasmtest.Func{{Export: "run", Body: times(2000,
+			wasmtest.I32Const(0), wasmtest.I32Const(1), wasmtest.I32Const(pages<<16), []byte{0xfc, 11, 0})}}},
+		"whole memories copied": {Memory: []uint32{pages}, Funcs: []wasmtest.Func{{Export: "run", Locals: []byte{i32}, Body: times(2000,
+			wasmtest.LocalGet(0), wasmtest.I32Const(1), wasmtest.I32Const(pages<<16-1), []byte{0xfc, 10, 0, 0})}}},
+		"calls of a long function": {Funcs: []wasmtest.Func{
+			{Export: "run", Body: times(20_000, wasmtest.I64Const(-1), wasmtest.Call(1), []byte{wasmtest.Drop})},
+			{Type: wasmtest.Type{Params: []byte{i64}, Results: []byte{i64}}, Body: wasmtest.Cat(wasmtest.LocalGet(0), times(50_000, wasmtest.I64Const(3), []byte{0x80}))}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := sandbox(t, compile(t, open(t, runtime.Options{}), m.Bytes()), runtime.SandboxOptions{})
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() { _, err := s.Call(ctx, "run"); ended <- err }()
+			select {
+			case err := <-ended:
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("ended with %v", err)
+				}
+			case <-time.After(10 * time.Second): // as ample as slow machines need; it would take minutes
+				t.Fatal("it runs long past its deadline")
+			}
+		})
+	}
+}
+
+func TestHostCallsOfTheStartFunctionAreBounded(t *testing.T) {
+	lib, noted := library()
+	start := uint32(firstFunc)
+	m := compile(t, open(t, runtime.Options{Libraries: []*hostcall.Library{lib}}), build(wasmtest.Module{Start: &start, Funcs: []wasmtest.Func{
+		{Body: wasmtest.Loop(wasmtest.I32Const(1), wasmtest.Call(noteFunc), wasmtest.Br(0))}}}))
+	var limit *runtime.LimitError
+	if _, err := m.NewSandbox(context.Background(), runtime.SandboxOptions{HostCalls: 100, StartTimeout: 10 * time.Second}); !errors.As(err, &limit) || limit.Limit != "host calls" || limit.Max != 100 {
+		t.Errorf("it ended with %v", err)
+	}
+	if len(*noted) != 100 {
+		t.Errorf("%d host calls were served, 100 are allowed", len(*noted))
+	}
+}
+
+func TestWhatATrapTellsIsBounded(t *testing.T) {
+	engines(t, func(t *testing.T, interpret bool) {
+		names := strings.Repeat("long\n\t\x1b[31m", 10_000)
+		m := compile(t, open(t, runtime.Options{Interpret: interpret}), (&wasmtest.Module{Funcs: []wasmtest.Func{
+			{Export: "run", Name: names, Body: wasmtest.Call(1)}, {Name: strings.Repeat("é", 100_000), Body: []byte{wasmtest.Unreachable}}}}).Bytes())
+		s := sandbox(t, m, runtime.SandboxOptions{})
+		var trap *runtime.Trap
+		if _, err := s.Call(context.Background(), "run"); !errors.As(err, &trap) {
+			t.Fatalf("it ended with %v", err)
+		}
+		if len(trap.Frames) > 30 || len(trap.Backtrace()) > 30*300 || len(trap.Error()) > 600 || !utf8.ValidString(trap.Backtrace()) {
+			t.Errorf("%d frames, %d bytes", len(trap.Frames), len(trap.Backtrace()))
 		}
 	})
 }

@@ -54,6 +54,9 @@ type Instance interface {
 	Global(name string) Global
 	// Memory is the instance's first memory; empty if it has none.
 	Memory() hostcall.Memory
+	// Shorten has the instance see that the owner of its memory has made it shorter. It is false if the engine cannot do
+	// that; then the instance must not be called again.
+	Shorten() bool
 	// Ended reports that the instance cannot be called any more: it was closed, or the engine ended it with a call.
 	Ended() bool
 	// Close ends the instance and gives its memory back.
@@ -87,7 +90,7 @@ func (e *LimitError) Error() string {
 
 // Frame is a guest frame of a backtrace.
 type Frame struct {
-	Function string // as the module's name section calls it, or $N
+	Function string // as the module's name section calls it, or $N; at most 256 bytes of that
 }
 
 // Trap reports that guest code ended abnormally (core specification, 4.2.1).

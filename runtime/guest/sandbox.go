@@ -54,13 +54,12 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 	}
 	s.state.system = sys
 	s.vm, err = p.opts.Module.NewSandbox(ctx, runtime.SandboxOptions{
-		MemoryPages: p.opts.MemoryPages, Interposers: p.interposers(),
+		MemoryPages: p.opts.MemoryPages, Interposers: p.interposers(), HostCalls: uint64(p.opts.HostCalls),
 		Bind: []hostcall.Binding{{Library: wasi.Library(), State: sys}, {Library: taskLibrary, State: s.state}},
 	})
 	if err != nil {
 		return nil, errors.Join(err, sys.Close())
 	}
-	s.limit()
 	if p.kind == Task {
 		err = s.initialize(ctx)
 	}
@@ -70,12 +69,6 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
-}
-
-// limit starts the count of host calls of an invocation.
-func (s *Sandbox) limit() {
-	most := uint64(s.program.opts.HostCalls)
-	s.vm.Door().Limit(most, &runtime.LimitError{Limit: "host calls", Used: most + 1, Max: most})
 }
 
 // Serve hands r to the guest and its answer to w, and returns when the guest is done and nobody uses r or w any more.
@@ -106,7 +99,7 @@ func (s *Sandbox) Serve(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	inv.responder = &responder{w: w, control: http.NewResponseController(w), most: uint64(o.ResponseBytes)}
 	s.state.inv = inv
 	s.state.log.begin(inv.ctx)
-	s.limit()
+	runtime.LimitHostCalls(s.vm.Door(), uint64(o.HostCalls))
 	in := newClientBody(r, inv.responder.control, o.RequestBytes)
 	stop := unblock(ctx, inv.responder.control, in)
 	var err error

@@ -4,7 +4,8 @@ package module
 // seconds, mostly, and leave real programs room: the test binary of net/http (21 MB, 12,000 functions) has at most 21 locals,
 // 1,400 nested blocks and 1,700 jump targets in a function, 375,000 targets and 2.6 million blocks × locals in all; a debug build
 // in Rust 813 locals and 58,000 blocks × locals in a function. An engine's time grows with that product, with the depth
-// of nesting, and with the square of a jump table (1 s for 50,000 targets).
+// of nesting, with the square of a jump table (1 s for 50,000 targets), and with the square of a function's blocks: wazero walks
+// up the dominators of each (3 s for 10,000 in a row, which are 60 KB; hours for what 4 MiB hold).
 type Bounds struct {
 	Size         int // bytes of the binary [64 MiB]
 	Types        int // [100,000]
@@ -26,9 +27,11 @@ type Bounds struct {
 	Locals         int    // of all functions together [4,000,000]
 	BlockLocals    uint64 // blocks × locals of one function [4,000,000]
 	AllBlockLocals uint64 // the same of all functions together [40,000,000]
-	Nesting        int    // blocks open at once in one function [5,000]
-	Labels         int    // targets of all jump tables of one function [32,768]
-	AllLabels      int    // the same of all functions together [1,000,000]
+	// Blocks × blocks of each function, added up [200,000,000]: one function may have 14,000.
+	AllBlockSquares uint64
+	Nesting         int // blocks open at once in one function [5,000]
+	Labels          int // targets of all jump tables of one function [32,768]
+	AllLabels       int // the same of all functions together [1,000,000]
 }
 
 // DefaultBounds is the platform's bounds.
@@ -53,6 +56,7 @@ func (b Bounds) filled() Bounds {
 	fill(&b.Locals, 4_000_000)
 	fill(&b.BlockLocals, 4_000_000)
 	fill(&b.AllBlockLocals, 40_000_000)
+	fill(&b.AllBlockSquares, 200_000_000)
 	fill(&b.Nesting, 5_000)
 	fill(&b.Labels, 32_768)
 	fill(&b.AllLabels, 1_000_000)

@@ -64,8 +64,11 @@ func (p *parser) body(r *reader, params int) {
 
 	it := &p.code
 	it.reset(*r, b.Nesting)
-	blocks, labels, nesting := uint64(1), 0, 1
+	blocks, labels, nesting := 1+uint64(len(r.b)/straightCode), 0, 1
 	for it.Next() {
+		if it.Op.long() {
+			blocks++ // LoopOften puts a loop before it, and others into straight code
+		}
 		switch it.Op {
 		case OpBlock, OpLoop, OpIf, OpElse:
 			blocks++
@@ -100,11 +103,18 @@ func (p *parser) body(r *reader, params int) {
 		p.fail(it.r.at(), "%d bytes after the function's end", it.r.left())
 		return
 	}
+	if blocks*locals > b.BlockLocals {
+		over(start, "a function with %d locals and %d blocks and bulk instructions; at most %d of their product are allowed", locals, blocks-1, b.BlockLocals)
+		return
+	}
 	l := &p.m.Largest
 	l.Bytes, l.Locals, l.Nesting = max(l.Bytes, len(r.b)), max(l.Locals, int(locals)), max(l.Nesting, nesting)
 	l.Labels, l.BlockLocals = max(l.Labels, labels), max(l.BlockLocals, blocks*locals)
 	if p.labels += labels; p.labels > b.AllLabels {
 		over(start, "jump tables with more than %d targets together", b.AllLabels)
+	}
+	if p.squares += blocks * blocks; p.squares > b.AllBlockSquares {
+		over(start, "a function with %d blocks; the squares of such numbers may be at most %d together", blocks-1, b.AllBlockSquares)
 	}
 	if p.blockLocals += blocks * locals; p.blockLocals > b.AllBlockLocals {
 		over(start, "the functions' blocks times locals are more than %d together", b.AllBlockLocals)

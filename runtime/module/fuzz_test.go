@@ -42,7 +42,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return err == nil
 		}
-		after := module.LoopAtEntries(module.LowerTables(wasm, 100))
+		after := module.LoopOften(module.LowerTables(wasm, 100))
 		if _, err := module.Parse(after, module.Bounds{}); err != nil {
 			t.Fatalf("rewritten: %v", err)
 		}

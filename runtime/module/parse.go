@@ -138,6 +138,7 @@ type parser struct {
 	code        Instructions
 	locals      int
 	blockLocals uint64
+	squares     uint64
 	labels      int
 	entries     int
 

@@ -191,6 +191,8 @@ func TestEachBoundIsKept(t *testing.T) {
 		"body":          {code, module.Bounds{FunctionBytes: 22}, module.Bounds{FunctionBytes: 21}, "body"},
 		"blocks":        {code, module.Bounds{BlockLocals: 12}, module.Bounds{BlockLocals: 11}, "product"},
 		"all blocks":    {code, module.Bounds{AllBlockLocals: 12}, module.Bounds{AllBlockLocals: 11}, "together"},
+		"squares":       {code, module.Bounds{AllBlockSquares: 9}, module.Bounds{AllBlockSquares: 8}, "squares"},
+		"bulk":          {function(nil, []byte{0xfc, 11, 0}), module.Bounds{AllBlockSquares: 4}, module.Bounds{AllBlockSquares: 3}, "squares"},
 		"nesting":       {code, module.Bounds{Nesting: 3}, module.Bounds{Nesting: 2}, "nested"},
 		"labels":        {code, module.Bounds{Labels: 2}, module.Bounds{Labels: 1}, "targets"},
 		"all labels":    {code, module.Bounds{AllLabels: 2}, module.Bounds{AllLabels: 1}, "targets together"},

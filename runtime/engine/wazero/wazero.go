@@ -8,6 +8,7 @@ import (
 	"math/rand"
 	"strings"
 	"sync/atomic"
+	"unicode/utf8"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -96,20 +97,30 @@ func types(ts []hostcall.ValueType) []api.ValueType {
 	return out
 }
 
-// maxTable is how many elements a table may grow to: 8 MiB of them.
+// maxTable is how many elements the tables of a module may grow to, together: 8 MiB of them.
 const maxTable = 1 << 20
 
 // Compile implements engine.Engine.
 func (e *Engine) Compile(ctx context.Context, wasm []byte) (engine.Module, error) {
 	wasm = format.LowerTables(wasm, maxTable) // wazero allocates whatever table.grow asks for
 	if !e.endless {
-		wasm = format.LoopAtEntries(wasm) // wazero looks for a done context at loop heads only
+		wasm = format.LoopOften(wasm) // wazero looks for a done context at loop heads only
 	}
-	c, err := e.runtime.CompileModule(ctx, wasm)
+	c, err := e.compile(ctx, wasm)
 	if err != nil {
 		return nil, err
 	}
 	return &module{engine: e, code: c}, nil
+}
+
+// compile turns a panic of the compiler, whose input is anybody's, into a refusal of the module.
+func (e *Engine) compile(ctx context.Context, wasm []byte) (c wazero.CompiledModule, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the compiler failed: %.200s", fmt.Sprint(p))
+		}
+	}()
+	return e.runtime.CompileModule(ctx, wasm)
 }
 
 // Close implements engine.Engine.
@@ -159,6 +170,8 @@ type instance struct {
 func (i *instance) Memory() hostcall.Memory { return i.memory }
 
 func (i *instance) Ended() bool { return i.module.IsClosed() }
+
+func (i *instance) Shorten() bool { return shorten(i.module.Memory(), i.memory) }
 
 func (i *instance) Global(name string) engine.Global {
 	g, ok := i.module.ExportedGlobal(name).(api.MutableGlobal)
@@ -224,13 +237,34 @@ func failure(ctx context.Context, err error) error {
 		return err
 	}
 	reason, trace, _ := strings.Cut(after, "\nwasm stack trace:\n\t")
-	t := &engine.Trap{Reason: reason}
-	for _, line := range strings.Split(trace, "\n\t") {
+	t := &engine.Trap{Reason: cut(reason, maxReason)}
+	for line := range strings.SplitSeq(trace, "\n\t") {
+		if len(t.Frames) == maxFrames {
+			break // a name with line ends in it looks like several frames
+		}
 		if name := frameName(line); name != "" {
-			t.Frames = append(t.Frames, engine.Frame{Function: name})
+			t.Frames = append(t.Frames, engine.Frame{Function: cut(name, maxName)})
 		}
 	}
 	return t
+}
+
+// Bounds of what a trap tells. Names are the guest's, and as long as it likes.
+const (
+	maxFrames = 30
+	maxName   = 256 // bytes
+	maxReason = 256 // bytes
+)
+
+// cut shortens s to n bytes, but not within a character.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
 }
 
 // frameName takes the function's name out of "module.name(types) results"; names may contain parentheses and dots.
