@@ -118,14 +118,15 @@ func TestAnInterruptEndsTheGuest(t *testing.T) {
 		args := append([]string{"run"}, strings.Fields(os.Getenv("RIPSTOP_TEST_FLAGS"))...)
 		os.Exit(execute(ctx, newRoot(), append(args, file), os.Stdin, os.Stdout, os.Stderr))
 	}
-	file := guestFile(t, write(), wasmtest.Loop(wasmtest.Br(0)))
+	file := guestFile(t, write(), write(), wasmtest.Loop(wasmtest.Br(0)))
+	trace := filepath.Join(t.TempDir(), "trace")
 	for flags, want := range map[string]string{
 		"":             "signal: interrupt", // a shell says 130
 		"--timeout=1m": "exit status 130",
 	} {
 		t.Run("run "+flags, func(t *testing.T) {
 			cmd := exec.Command(os.Args[0], "-test.run=^TestAnInterruptEndsTheGuest$")
-			cmd.Env = append(os.Environ(), "RIPSTOP_TEST_RUN="+file, "RIPSTOP_TEST_FLAGS="+flags, "XDG_CACHE_HOME="+t.TempDir())
+			cmd.Env = append(os.Environ(), "RIPSTOP_TEST_RUN="+file, "RIPSTOP_TEST_FLAGS="+flags+" --trace="+trace, "XDG_CACHE_HOME="+t.TempDir())
 			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -133,14 +134,20 @@ func TestAnInterruptEndsTheGuest(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "from me\n" {
-				t.Errorf("the guest wrote %q, %v", line, err)
+			lines := bufio.NewReader(out)
+			for range 2 { // the first is in the trace when the second is written
+				if line, err := lines.ReadString('\n'); err != nil || line != "from me\n" {
+					t.Errorf("the guest wrote %q, %v", line, err)
+				}
 			}
 			if err := cmd.Process.Signal(os.Interrupt); err != nil {
 				t.Fatal(err)
 			}
 			if err := cmd.Wait(); err == nil || err.Error() != want {
 				t.Errorf("ended with %v, want %s", err, want)
+			}
+			if b, err := os.ReadFile(trace); err != nil || !strings.Contains(string(b), "fd_write(") {
+				t.Errorf("the trace is %q, %v", b, err)
 			}
 		})
 	}
