@@ -138,6 +138,14 @@ func TestEveryModuleIsWrittenAsItWasRead(t *testing.T) {
 	}
 }
 
+// TestAnOpcodeIsReadInOneWay: wazero takes 0xfd 0x83 0x00 for instruction 0x83 and an unreachable, the specification says that it is
+// instruction 3. What is looked at has to be what runs.
+func TestAnOpcodeIsReadInOneWay(t *testing.T) {
+	for _, op := range []string{"\xfd\x83\x00\x00\x00", "\xfd\x83\x80\x00\x00\x00"} {
+		refused(t, function(nil, wasmtest.I32Const(0), []byte(op)), module.Bounds{}, "code", "more bytes than it needs", 42)
+	}
+}
+
 func TestSectionsFindTheirPlace(t *testing.T) {
 	b, err := module.Take((&wasmtest.Module{Memory: []uint32{1}, Funcs: []wasmtest.Func{{Name: "f"}}}).Bytes(), module.Bounds{})
 	if err != nil {

@@ -83,11 +83,18 @@ func (it *Instructions) Next() bool {
 	op := Opcode(r.byte())
 	kind := plain[op]
 	if kind == immPrefix {
+		from := r.pos
 		sub := r.u32()
 		if r.err != nil {
 			return false
 		}
 		prefix := op
+		if n := r.pos - from; prefix == 0xfd && n > 1 && sub>>(7*(n-1)) == 0 {
+			// The specification allows it, but wazero takes the first byte for the whole code and the rest for other instructions: what
+			// we look at has to be what it runs.
+			r.fail(in.Offset, "the code after 0xfd takes more bytes than it needs")
+			return false
+		}
 		op, kind = Opcode(uint32(prefix)<<12|sub&0xfff), immUnknown
 		switch {
 		case prefix == 0xfc && sub < uint32(len(after0xfc)):
