@@ -249,23 +249,20 @@ var bulkNames = map[module.Opcode]string{
 	module.OpTableGrow: "table.grow", module.OpTableCopy: "table.copy", module.OpTableFill: "table.fill", module.OpTableInit: "table.init",
 }
 
-func (t *translation) tableType(i uint32) hostcall.ValueType {
-	if uint64(i) >= uint64(len(t.source.Tables)) {
-		return funcRef // not valid, and found by validation
-	}
-	return t.source.Tables[i].Type
-}
+func (t *translation) tableType(i uint32) hostcall.ValueType { return t.source.Tables[i].Type }
 
+// dataLength is how many bytes memory.init can take from a segment: an active one is dropped from the beginning.
 func (t *translation) dataLength(i uint32) int {
-	if uint64(i) >= uint64(len(t.source.Data)) || t.source.Data[i].Active() {
-		return 0
+	if d := &t.source.Data[i]; !d.Active() {
+		return len(d.Bytes)
 	}
-	return len(t.source.Data[i].Bytes)
+	return 0
 }
 
+// elementLength is how many entries table.init can take from a segment: only passive ones have any.
 func (t *translation) elementLength(i uint32) int {
-	if uint64(i) >= uint64(len(t.source.Elements)) || t.source.Elements[i].Flags&3 != 1 {
-		return 0 // active and declarative segments are dropped from the beginning
+	if e := &t.source.Elements[i]; e.Flags&3 == 1 {
+		return e.Len
 	}
-	return t.source.Elements[i].Len
+	return 0
 }

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/ripstop-vm/ripstop/runtime/module"
@@ -40,6 +41,7 @@ type analysis struct {
 	tails   bool // it has tail calls
 
 	source *module.Binary
+	locals int // with parameters
 	frames []frame
 	height int
 	seq    int // calls so far
@@ -51,9 +53,10 @@ func invalid(at int, format string, args ...any) error {
 }
 
 // run looks at a function of type t.
-func (a *analysis) run(body *module.Body, t module.FuncType, locals uint64) error {
-	a.regions, a.frames = append(a.regions[:0], region{at: body.Offset, cost: entryCost + uint32(locals/4)}), a.frames[:0]
+func (a *analysis) run(body *module.Body, t module.FuncType) error {
+	a.regions, a.frames = append(a.regions[:0], region{at: body.Offset, cost: entryCost + uint32((body.LocalValues+body.WideLocals)/4)}), a.frames[:0]
 	a.highest, a.height, a.seq, a.calls, a.tails = 0, 0, 0, false, false
+	a.locals = len(t.Params) + int(body.LocalValues)
 	a.push(frame{op: module.OpBlock, results: len(t.Results)})
 	it := module.NewInstructions(body.Code, body.Offset, 1<<30)
 	for it.Next() {
@@ -189,16 +192,50 @@ func (a *analysis) step(in *module.Instruction) error {
 		}
 		return a.call(in, a.source.Types[a.source.Functions[in.A]], in.A >= uint64(a.imports()))
 	case module.OpCallIndirect, module.OpReturnCallIndirect:
-		if in.A >= uint64(len(a.source.Types)) {
-			return invalid(in.Offset, "there is no type %d", in.A)
+		if in.A >= uint64(len(a.source.Types)) || in.B >= uint64(len(a.source.Tables)) {
+			return invalid(in.Offset, "there is no type %d or table %d", in.A, in.B)
 		}
 		if err := a.move(in, 1, 0); err != nil {
 			return err
 		}
 		return a.call(in, a.source.Types[in.A], true)
 	default:
+		if err := a.exists(in); err != nil {
+			return err
+		}
 		n := effect(in.Op)
 		return a.move(in, max(0, -n), max(0, n))
+	}
+	return nil
+}
+
+// exists checks that what an instruction names is the module's own: what translation adds must be out of its reach even if
+// an engine's validation let it pass.
+func (a *analysis) exists(in *module.Instruction) error {
+	b := a.source
+	check := func(what string, i uint64, n int) error {
+		if i >= uint64(n) {
+			return invalid(in.Offset, "there is no %s %d", what, i)
+		}
+		return nil
+	}
+	switch in.Op {
+	case module.OpLocalGet, module.OpLocalSet, module.OpLocalTee:
+		return check("local", in.A, a.locals)
+	case module.OpGlobalGet, module.OpGlobalSet:
+		return check("global", in.A, len(b.Globals))
+	case module.OpRefFunc:
+		return check("function", in.A, len(b.Functions))
+	case module.OpTableGet, module.OpTableSet, module.OpTableGrow, module.OpTableSize, module.OpTableFill:
+		return check("table", in.A, len(b.Tables))
+	case module.OpTableCopy:
+		return errors.Join(check("table", in.A, len(b.Tables)), check("table", in.B, len(b.Tables)))
+	case module.OpTableInit:
+		return errors.Join(check("element segment", in.A, len(b.Elements)), check("table", in.B, len(b.Tables)))
+	case module.OpElemDrop:
+		return check("element segment", in.A, len(b.Elements))
+	case module.OpMemoryInit, module.OpDataDrop:
+		return check("data segment", in.A, len(b.Data))
 	}
 	return nil
 }

@@ -205,7 +205,7 @@ func (t *translation) functions() error {
 	for i := range b.Bodies {
 		body, typ := &b.Bodies[i], b.Types[b.Functions[int(t.imports)+i]]
 		values := body.LocalValues + body.WideLocals + uint64(len(typ.Params))
-		if err := a.run(body, typ, body.LocalValues+body.WideLocals); err != nil {
+		if err := a.run(body, typ); err != nil {
 			return err
 		}
 		f.write(body, a, typ, values)
