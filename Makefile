@@ -1,12 +1,12 @@
-# Every target is described by `make help`. Nothing here needs more than Go, make and git, except `bench`, which leaves
-# out the peers whose tools are missing.
+# Every target is described by `make help`. Nothing here needs more than Go, make, git and, for tests, redis-server (`make deps`);
+# `bench` leaves out the peers whose tools are missing.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 GO ?= go
 BIN := bin/ripstop
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo test race check fmt vet lint generate-check cross fuzz gostd docs-check soak bench examples clean
+.PHONY: help build demo deps test race check fmt vet lint generate-check cross fuzz gostd docs-check soak bench examples clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,10 +20,13 @@ examples: ## build the example guests into bin/examples
 demo: build examples ## start a server, deploy examples, show their host calls and a denial; CI=1 ends by itself
 	@scripts/demo
 
-test: ## run all tests
+deps: ## see that redis-server is there, which tests start; installs it when run as root on Debian
+	@scripts/deps
+
+test: deps ## run all tests
 	$(GO) test ./...
 
-race: ## run the tests of concurrent parts under the race detector (needs a C compiler)
+race: deps ## run the tests of concurrent parts under the race detector (needs a C compiler)
 	@if command -v $${CC:-gcc} >/dev/null 2>&1; then \
 	  CGO_ENABLED=1 $(GO) test -race -short -timeout 25m ./agent/... ./gateway/... ./broker/... ./control/... ./api/... ./runtime/guest/... ./runtime/hostcall/... ; \
 	else echo "race: no C compiler here; install gcc to run the race detector" >&2; exit 1; fi

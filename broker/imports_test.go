@@ -25,15 +25,18 @@ func TestTheContractsImportNoBackend(t *testing.T) {
 	}
 }
 
-func TestOnlyTheEmbeddedBackendImportsBbolt(t *testing.T) {
-	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{join .Imports \" \"}}", module+"/...").Output()
+func TestOnlyItsBackendImportsAClientLibrary(t *testing.T) {
+	owners := map[string]string{"go.etcd.io/bbolt": "/broker/embedded", "github.com/redis/go-redis": "/broker/redis"}
+	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{join .Imports \" \"}} {{join .TestImports \" \"}} {{join .XTestImports \" \"}}", module+"/...").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(out)) {
 		pkg, imports, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if strings.Contains(imports, "go.etcd.io/bbolt") && pkg != module+"/broker/embedded" {
-			t.Errorf("%s imports bbolt", pkg)
+		for client, owner := range owners {
+			if strings.Contains(imports, client) && pkg != module+owner {
+				t.Errorf("%s imports %s", pkg, client)
+			}
 		}
 	}
 }

@@ -1,0 +1,126 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Level says what of an acknowledged change survives on the server itself.
+type Level string
+
+const (
+	// LevelNone: memory only, or snapshots now and then. Whatever was acknowledged since the last one is lost when the
+	// process ends in disorder.
+	LevelNone Level = "none"
+	// LevelUnknown: the user may not run CONFIG GET, so it cannot be said.
+	LevelUnknown Level = "unknown"
+	// LevelSystem: appendfsync no. What was acknowledged survives the end of the process, not that of the machine: the system
+	// writes it within about half a minute.
+	LevelSystem Level = "system"
+	// LevelSecond: appendfsync everysec. What was acknowledged survives the end of the process; of a loss of power, all but
+	// about the last second, or two when the disk is slow.
+	LevelSecond Level = "second"
+	// LevelAlways: appendfsync always. What was acknowledged survives the end of the process and a loss of power.
+	LevelAlways Level = "always"
+)
+
+// Durability is what an acknowledgement of a server survives.
+type Durability struct {
+	Server    string   // for people; it has no password
+	Contracts []string // what is kept there: records, leases, blobs, queue, buckets
+	Level     Level
+	// Replicas is how many replicas have a change before it is acknowledged (WAIT), MinReplicas how many must be connected for
+	// the server to accept one (min-replicas-to-write; -1 if that is not known). With both at least 1, most failovers lose
+	// nothing; a few still do, as a replica that has a change need not be the one that is chosen.
+	Replicas, MinReplicas int
+	Cluster               bool // several servers; the weakest is told
+}
+
+// String is a line that says what survives.
+func (d Durability) String() string {
+	var text string
+	switch d.Level {
+	case LevelAlways:
+		text = "survives the end of the process and a loss of power (appendfsync always)"
+	case LevelSecond:
+		text = "survives the end of the process; a loss of power takes about the last second (appendfsync everysec)"
+	case LevelSystem:
+		text = "survives the end of the process; a loss of power takes about the last half minute (appendfsync no)"
+	case LevelNone:
+		text = "is lost when the process ends in disorder (appendonly no); set appendonly to yes"
+	default:
+		text = "survives nobody knows what: the user may not run CONFIG GET; allow it: +config|get"
+	}
+	switch {
+	case d.Replicas > 0 && d.MinReplicas > 0:
+		text += fmt.Sprintf("; %d replicas have it, so that most failovers lose nothing", d.Replicas)
+	case d.Replicas > 0:
+		text += fmt.Sprintf("; %d replicas have it, but a master that is cut off accepts more until it is replaced: set min-replicas-to-write", d.Replicas)
+	default:
+		text += "; a failover may lose what replicas do not have yet"
+	}
+	return d.Server + " (" + strings.Join(d.Contracts, ", ") + "): what is acknowledged " + text
+}
+
+// durability is what a server's settings say.
+type durability struct {
+	level       Level
+	minReplicas int
+}
+
+var levels = []Level{LevelNone, LevelUnknown, LevelSystem, LevelSecond, LevelAlways}
+
+// weaker says that a server promises less than another.
+func (d durability) weaker(than durability) bool {
+	rank := func(l Level) int {
+		for i, have := range levels {
+			if have == l {
+				return i
+			}
+		}
+		return 0
+	}
+	return rank(d.level) < rank(than.level) || d.level == than.level && d.minReplicas < than.minReplicas
+}
+
+func (d durability) durability(l *link) Durability {
+	return Durability{
+		Server: l.target.String(), Contracts: l.serves, Level: d.level,
+		Replicas: l.opts.Replicas, MinReplicas: d.minReplicas, Cluster: l.target.kind == cluster,
+	}
+}
+
+// readDurability asks for the settings. INFO tells whether there is an append-only file, CONFIG GET how often it is synced.
+func readDurability(ctx context.Context, c *redis.Client, info map[string]string) durability {
+	d := durability{level: LevelUnknown, minReplicas: -1}
+	if info["aof_enabled"] == "0" {
+		d.level = LevelNone
+	}
+	settings := map[string]string{}
+	for _, name := range []string{"appendfsync", "min-replicas-to-write"} {
+		got, err := c.ConfigGet(ctx, name).Result()
+		if err != nil {
+			return d // not allowed
+		}
+		settings[name] = got[name]
+	}
+	if n, err := strconv.Atoi(settings["min-replicas-to-write"]); err == nil {
+		d.minReplicas = n
+	}
+	if d.level == LevelNone {
+		return d
+	}
+	switch settings["appendfsync"] {
+	case "always":
+		d.level = LevelAlways
+	case "everysec":
+		d.level = LevelSecond
+	case "no":
+		d.level = LevelSystem
+	}
+	return d
+}

@@ -1,0 +1,434 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/ripstop-vm/ripstop/broker"
+	"github.com/ripstop-vm/ripstop/internal/clock"
+)
+
+// link is a server, or a Cluster, and how scripts get there. Calls that are made while others are under way go together in
+// one pipeline.
+type link struct {
+	target target
+	opts   Options
+	keys   keys
+	serves []string // names of the contracts
+
+	single  *redis.Client        // nil in a Cluster
+	cluster *redis.ClusterClient // nil outside
+
+	identity atomic.Pointer[string] // what scripts expect to find
+	found    durability
+
+	mu      sync.Mutex
+	lanes   map[string]*lane // by the node's address
+	nodes   map[string]*redis.Client
+	closed  bool
+	senders sync.WaitGroup
+}
+
+// retryEvery is how long to wait before asking again a server that is in the middle of a change.
+const retryEvery = 25 * time.Millisecond
+
+// options are those of a client. check runs on each new connection.
+func (l *link) options(check func(context.Context, *redis.Conn) error) (*redis.UniversalOptions, error) {
+	tls, err := l.target.tlsConfig(l.opts.TLS)
+	if err != nil {
+		return nil, err
+	}
+	return &redis.UniversalOptions{
+		Addrs: l.target.addrs, DB: l.target.db, Username: l.target.user, Password: l.target.password,
+		MasterName: l.target.master, SentinelUsername: l.target.sentinelUser, SentinelPassword: l.target.sentinelPassword,
+		Protocol: 2, OnConnect: check, TLSConfig: tls,
+		MaxRetries: -1, DialerRetries: 1, // what ran must not run twice; what did not is tried again here
+		DialTimeout: l.opts.Timeout, ReadTimeout: l.opts.Timeout, WriteTimeout: l.opts.Timeout, PoolTimeout: l.opts.Timeout,
+		PoolSize: l.opts.Connections + 1, MinIdleConns: 0,
+		DisableIdentity:          true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}, nil
+}
+
+// open makes the clients.
+func (l *link) open(check func(context.Context, *redis.Conn) error) error {
+	u, err := l.options(check)
+	if err != nil {
+		return err
+	}
+	l.lanes, l.nodes = map[string]*lane{}, map[string]*redis.Client{}
+	switch l.target.kind {
+	case cluster:
+		o := u.Cluster()
+		o.MaxRedirects = -1
+		o.NewClient = l.node
+		l.cluster = redis.NewClusterClient(o)
+	case sentinel:
+		l.single = redis.NewFailoverClient(u.Failover())
+	default:
+		o := u.Simple()
+		o.Network = l.target.network
+		l.single = redis.NewClient(o)
+	}
+	return nil
+}
+
+// node makes the client of a Cluster's node, and remembers it for redirections.
+func (l *link) node(o *redis.Options) *redis.Client {
+	c := redis.NewClient(o)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.nodes[o.Addr] = c
+	return c
+}
+
+// close ends what is under way and the connections.
+func (l *link) close() error {
+	l.mu.Lock()
+	closed := l.closed
+	l.closed = true
+	l.mu.Unlock()
+	if closed {
+		return nil
+	}
+	var err error
+	if l.cluster != nil {
+		err = l.cluster.Close()
+	} else if l.single != nil {
+		err = l.single.Close()
+	}
+	l.senders.Wait()
+	return err
+}
+
+// client answers the client of the server that has a tag.
+func (l *link) client(ctx context.Context, tag string) (*redis.Client, error) {
+	if l.single != nil {
+		return l.single, nil
+	}
+	return l.cluster.MasterForKey(ctx, tag)
+}
+
+// call is a script to run.
+type call struct {
+	script *script
+	keys   []string
+	args   []any
+	size   int // bytes of args
+
+	done  chan struct{} // closed when reply and err are there
+	reply any
+	err   error
+}
+
+// run runs a script on keys of a group. Each arg is a string or a number. The reply begins with a word that says how it went; what
+// is the same for all scripts is an error already.
+func (l *link) run(ctx context.Context, s *script, g group, keys []string, args ...any) (reply, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	identity := l.identity.Load()
+	c := &call{script: s, keys: append([]string{g.identity}, keys...), args: make([]any, 0, len(args)+2)}
+	c.args = append(c.args, *identity, "")
+	if l.opts.Clock != nil {
+		c.args[1] = l.opts.Clock.Now().UnixMicro()
+	}
+	c.args = append(c.args, args...)
+	for _, a := range c.args {
+		if text, ok := a.(string); ok {
+			c.size += len(text)
+		}
+	}
+	limit := clock.System.NewTimer(l.opts.Timeout)
+	defer limit.Stop()
+	for {
+		err := l.once(ctx, c, g)
+		if err == nil {
+			break
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, cause
+		}
+		if !unsent(err) && (l.target.kind == single || !undialled(err) && !strings.HasPrefix(err.Error(), "READONLY")) {
+			return nil, explain(l.target.String(), err)
+		}
+		pause := clock.System.NewTimer(retryEvery)
+		select {
+		case <-pause.C():
+		case <-ctx.Done():
+			pause.Stop()
+			return nil, context.Cause(ctx)
+		case <-limit.C():
+			pause.Stop()
+			return nil, explain(l.target.String(), err)
+		}
+	}
+	return l.read(c)
+}
+
+// read takes a reply apart.
+func (l *link) read(c *call) (reply, error) {
+	r, ok := c.reply.([]any)
+	if !ok || len(r) == 0 {
+		return nil, fmt.Errorf("%s: script %s answers %T", l.target, c.script.name, c.reply)
+	}
+	switch rep := reply(r); rep.text(0) {
+	case "identity":
+		return nil, l.stranger(rep.text(1))
+	case "rewound":
+		return nil, fmt.Errorf("%s: %w: it is at %d, and was further; nothing was changed; restore it, or run ripstop adopt to go on from there", l.target, broker.ErrRewound, rep.number(1))
+	default:
+		return rep, nil
+	}
+}
+
+// stranger says what it means that a server has another identity.
+func (l *link) stranger(have string) error {
+	schemaText, incarnation, _ := strings.Cut(have, "-")
+	switch {
+	case have == "":
+		return fmt.Errorf("%s: %w: it has none; was it restarted without its data? nothing was changed; restore it, or run ripstop adopt to begin anew", l.target, broker.ErrIncarnation)
+	case schemaText != schema:
+		return fmt.Errorf("%s: %w: its schema is %.20q, this program's is %s; nothing was changed; use a newer version of ripstop", l.target, broker.ErrNewer, schemaText, schema)
+	}
+	return fmt.Errorf("%s: %w: it is %.40s; nothing was changed; is the URL right? to go on with it, run ripstop adopt", l.target, broker.ErrIncarnation, incarnation)
+}
+
+// once sends a call and waits for its end, or for that of ctx.
+func (l *link) once(ctx context.Context, c *call, g group) error {
+	client, err := l.client(ctx, g.tag)
+	if err != nil {
+		return err
+	}
+	c.done, c.reply, c.err = make(chan struct{}), nil, nil
+	if err := l.submit(client, c); err != nil {
+		return err
+	}
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if c.err == nil || l.cluster == nil {
+		return c.err
+	}
+	code, rest, _ := strings.Cut(c.err.Error(), " ")
+	_, addr, _ := strings.Cut(rest, " ")
+	switch code {
+	case "MOVED":
+		l.cluster.ReloadState(ctx)
+	case "ASK":
+		return l.ask(ctx, addr, c)
+	}
+	return c.err
+}
+
+// ask runs a call on the node that a slot is moving to.
+func (l *link) ask(ctx context.Context, addr string, c *call) error {
+	l.mu.Lock()
+	client := l.nodes[addr]
+	l.mu.Unlock()
+	if client == nil {
+		return c.err // once the slot has moved, the node is known
+	}
+	pipe := client.Pipeline()
+	pipe.Do(ctx, "ASKING")
+	cmd := pipe.Do(ctx, c.evalArgs(true)...)
+	if _, err := pipe.Exec(ctx); cmd.Err() == nil && err != nil {
+		return err
+	}
+	c.reply, c.err = cmd.Result()
+	return c.err
+}
+
+// submit hands a call to the lane of its server.
+func (l *link) submit(client *redis.Client, c *call) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return redis.ErrClosed
+	}
+	addr := client.Options().Addr
+	ln := l.lanes[addr]
+	if ln == nil || ln.client != client {
+		ln = &lane{link: l, client: client}
+		l.lanes[addr] = ln
+	}
+	ln.queue = append(ln.queue, c)
+	if ln.active < min(maxSenders, l.opts.Connections) {
+		ln.active++
+		l.senders.Go(ln.send)
+	}
+	return nil
+}
+
+// Bounds of a pipeline.
+const (
+	maxSenders       = 4       // pipelines under way at once to a server
+	maxPipeline      = 128     // calls
+	maxPipelineBytes = 1 << 20 // of arguments, unless one call has more
+)
+
+// lane is the calls that wait for one server. Its fields are guarded by the link's mutex.
+type lane struct {
+	link   *link
+	client *redis.Client
+	queue  []*call
+	active int // senders
+}
+
+// take takes what goes into the next pipeline, or ends the sender.
+func (ln *lane) take() []*call {
+	ln.link.mu.Lock()
+	defer ln.link.mu.Unlock()
+	n, size := 0, 0
+	for n < len(ln.queue) && n < maxPipeline && (n == 0 || size+ln.queue[n].size <= maxPipelineBytes) {
+		size += ln.queue[n].size
+		n++
+	}
+	if n == 0 {
+		ln.active--
+		ln.queue = nil
+		return nil
+	}
+	batch := ln.queue[:n:n]
+	ln.queue = ln.queue[n:]
+	return batch
+}
+
+// send sends pipelines until there is nothing to send.
+func (ln *lane) send() {
+	for batch := ln.take(); batch != nil; batch = ln.take() {
+		ln.pipeline(batch, false)
+		var unknown []*call
+		for _, c := range batch {
+			if c.err != nil && strings.HasPrefix(c.err.Error(), "NOSCRIPT") {
+				unknown = append(unknown, c)
+			}
+		}
+		if len(unknown) > 0 {
+			ln.pipeline(unknown, true) // a server that was started again knows no script
+		}
+		for _, c := range batch {
+			close(c.done)
+		}
+	}
+}
+
+// together does n things at once, so that their calls go in one pipeline, and answers their errors.
+func together(n int, do func(i int) error) []error {
+	errs := make([]error, n)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(n, maxPipeline) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				errs[i] = do(i)
+			}
+		})
+	}
+	wg.Wait()
+	return errs
+}
+
+// evalArgs is the command that runs the script.
+func (c *call) evalArgs(source bool) []any {
+	args := make([]any, 0, 3+len(c.keys)+len(c.args))
+	if source {
+		args = append(args, "EVAL", c.script.source)
+	} else {
+		args = append(args, "EVALSHA", c.script.sha)
+	}
+	args = append(args, len(c.keys))
+	for _, k := range c.keys {
+		args = append(args, k)
+	}
+	return append(args, c.args...)
+}
+
+// pipeline sends calls and sets their replies.
+func (ln *lane) pipeline(batch []*call, source bool) {
+	ctx := context.Background() // each caller waits as long as it likes; the client's timeouts bound this
+	pipe := ln.client.Pipeline()
+	cmds := make([]*redis.Cmd, len(batch))
+	writes := false
+	for i, c := range batch {
+		cmds[i] = pipe.Do(ctx, c.evalArgs(source)...)
+		writes = writes || c.script.writes
+	}
+	var wait *redis.Cmd
+	if n := ln.link.opts.Replicas; writes && n > 0 {
+		wait = pipe.Do(ctx, "WAIT", n, ln.link.opts.ReplicaWait.Milliseconds())
+	}
+	_, err := pipe.Exec(ctx)
+	for i, c := range batch {
+		c.reply, c.err = cmds[i].Result()
+		var server redis.Error
+		if c.err == nil && c.reply == nil && err != nil && !errors.As(err, &server) {
+			c.err = err // the pipeline was not sent
+		}
+	}
+	if wait == nil {
+		return
+	}
+	got, err := wait.Int()
+	for _, c := range batch {
+		if c.err != nil || !c.script.writes || err == nil && got >= ln.link.opts.Replicas {
+			continue
+		}
+		if err != nil {
+			c.err = fmt.Errorf("wait for replicas: %w", err)
+		} else {
+			c.err = fmt.Errorf("%w: %d of %d after %s", ErrReplicas, got, ln.link.opts.Replicas, ln.link.opts.ReplicaWait)
+		}
+	}
+}
+
+// reply is a script's answer: a word that says how it went, then what the script's head lists.
+type reply []any
+
+// text answers an element as text; "" if it is not there.
+func (r reply) text(i int) string {
+	if i < len(r) {
+		switch v := r[i].(type) {
+		case string:
+			return v
+		case int64:
+			return fmt.Sprint(v)
+		}
+	}
+	return ""
+}
+
+// number answers an element as a whole number that is not negative; 0 if it is none.
+func (r reply) number(i int) uint64 {
+	if i >= len(r) {
+		return 0
+	}
+	switch v := r[i].(type) {
+	case int64:
+		return uint64(max(v, 0))
+	case string:
+		n, _ := parseUint(v)
+		return n
+	}
+	return 0
+}
+
+// time answers an element that is in microseconds since 1970; the zero time for 0.
+func (r reply) time(i int) time.Time { return fromMicros(r.number(i)) }
+
+func fromMicros(n uint64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(int64(n)).UTC()
+}

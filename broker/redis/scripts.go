@@ -1,0 +1,38 @@
+package redis
+
+import (
+	"crypto/sha1"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"path"
+	"strings"
+)
+
+//go:embed lua/*.lua
+var files embed.FS
+
+// script is a Lua script. Its source is the first line of its file, which says whether it writes, then prelude.lua, then the rest.
+type script struct {
+	name, source, sha string
+	writes            bool
+}
+
+func load(name string) *script {
+	prelude, err := files.ReadFile("lua/prelude.lua")
+	if err != nil {
+		panic(err) // they are part of the program
+	}
+	text, err := files.ReadFile(path.Join("lua", name+".lua"))
+	if err != nil {
+		panic(err)
+	}
+	first, rest, _ := strings.Cut(string(text), "\n")
+	if !strings.HasPrefix(first, "#!lua") {
+		panic(fmt.Sprintf("lua/%s.lua does not begin with #!lua", name))
+	}
+	s := &script{name: name, source: first + "\n" + string(prelude) + rest, writes: !strings.Contains(first, "no-writes")}
+	sum := sha1.Sum([]byte(s.source)) // as EVALSHA wants it; nothing rests on its strength
+	s.sha = hex.EncodeToString(sum[:])
+	return s
+}
