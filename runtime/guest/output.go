@@ -14,10 +14,14 @@ type logger struct {
 	ctx      context.Context // of the invocation under way; a line belongs to the one it was written in
 	used     uint64
 	dropped  uint64
+	lines    uint64
 }
 
+// leastLine is how many bytes of the bound there have to be for each line: empty ones cost us as much as others.
+const leastLine = 16
+
 // begin starts the count of an invocation.
-func (l *logger) begin(ctx context.Context) { l.ctx, l.used, l.dropped = ctx, 0, 0 }
+func (l *logger) begin(ctx context.Context) { l.ctx, l.used, l.dropped, l.lines = ctx, 0, 0, 0 }
 
 // line logs one line of a stream; text is cut where it is too long.
 func (l *logger) line(stream, level, text string) {
@@ -30,11 +34,12 @@ func (l *logger) line(stream, level, text string) {
 			}
 		}
 		text = text[len(part):]
-		if l.used+uint64(len(part)) > l.most {
-			l.dropped += uint64(len(part) + len(text))
+		if l.used+uint64(len(part)) > l.most || l.lines*leastLine > l.most {
+			l.dropped += uint64(max(len(part)+len(text), 1))
 			return
 		}
 		l.used += uint64(len(part))
+		l.lines++
 		l.services.Log(l.ctx, Line{Stream: stream, Level: level, Text: part})
 		if text == "" {
 			return
