@@ -11,6 +11,7 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
+	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
 
 // Options configures a Program.
@@ -26,6 +27,9 @@ type Options struct {
 
 	MemoryPages uint32 // bound of a sandbox's memory, in pages of 64 KiB; 0 means runtime.DefaultMemoryPages
 	Descriptors int    // open at once in a sandbox; 0 means 128
+
+	Files       *wasi.Gate // shared with other Programs, it bounds file calls under way; nil: no bound
+	DiskReserve uint64     // bytes that have to stay free where files are granted, or writes fail with ENOSPC; 0 means none
 
 	RequestBytes  int64 // longest request body; 0 means 10 MiB
 	ResponseBytes int64 // longest response, header included; 0 means 10 MiB

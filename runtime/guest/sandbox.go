@@ -44,6 +44,7 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 	s.err = &lineWriter{log: log, stream: "stderr", level: "info"}
 	w := wasi.Options{
 		Args: append([]string{p.opts.Job}, p.opts.Args...), Env: p.env, Stdout: s.out, Stderr: s.err, MaxFiles: p.opts.Descriptors,
+		Gate: p.opts.Files, DiskReserve: p.opts.DiskReserve,
 	}
 	for _, d := range p.dirs {
 		w.Preopens = append(w.Preopens, wasi.Preopen{Guest: d.file.Guest, Host: d.host, ReadOnly: d.file.Access != "rw", Except: d.file.Except})

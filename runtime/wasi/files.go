@@ -76,7 +76,11 @@ func fdAllocate(c *hostcall.Call) {
 	case off+n > math.MaxInt64:
 		c.Fail(hostcall.EFBIG)
 	default:
-		c.Fail(toErrno(f.h.allocate(int64(off), int64(n))))
+		err := system(c).space(f.root, f.h, n)
+		if err == nil {
+			err = f.h.allocate(int64(off), int64(n))
+		}
+		c.Fail(toErrno(err))
 	}
 }
 
@@ -276,8 +280,11 @@ func fdRead(c *hostcall.Call) {
 	}
 	switch r := d.res.(type) {
 	case *fileResource:
-		n, e := transfer(c, 1, func(p []byte, _ int) (int, error) { return r.h.read(p) })
-		finish(c, 2, n, e)
+		if s := system(c); s.pass(c) {
+			defer s.leave()
+			n, e := transfer(c, 1, func(p []byte, _ int) (int, error) { return r.h.read(p) })
+			finish(c, 2, n, e)
+		}
 	case *stdin:
 		readStdin(c, d, r)
 	case *socket:
@@ -316,8 +323,16 @@ func fdWrite(c *hostcall.Call) {
 	}
 	switch r := d.res.(type) {
 	case *fileResource:
-		n, e := transfer(c, 1, func(p []byte, _ int) (int, error) { return r.h.write(p) })
-		finish(c, 2, n, e)
+		if s := system(c); s.pass(c) {
+			defer s.leave()
+			n, e := transfer(c, 1, func(p []byte, _ int) (int, error) {
+				if err := s.space(r.root, r.h, uint64(len(p))); err != nil {
+					return 0, err
+				}
+				return r.h.write(p)
+			})
+			finish(c, 2, n, e)
+		}
 	case *stdout:
 		writeStdout(c, r)
 	case *memDevice:
@@ -348,7 +363,12 @@ func fdPwrite(c *hostcall.Call) {
 				return
 			}
 		}
-		n, e := transfer(c, 1, func(p []byte, done int) (int, error) { return f.h.pwrite(p, int64(off)+int64(done)) })
+		n, e := transfer(c, 1, func(p []byte, done int) (int, error) {
+			if err := system(c).space(f.root, f.h, uint64(len(p))); err != nil {
+				return 0, err
+			}
+			return f.h.pwrite(p, int64(off)+int64(done))
+		})
 		if appends {
 			if err := f.h.setAppend(true); err != nil && e == hostcall.Success {
 				e = toErrno(err)

@@ -220,6 +220,15 @@ func (h *handle) isWindow(write bool) bool {
 	return write || err != nil || !within(name, "/proc/sys")
 }
 
+// free is how many bytes an unprivileged program may still write to the file system that h is on; false if nobody knows.
+func (h *handle) free() (uint64, bool) {
+	var st unix.Statfs_t
+	if unix.Fstatfs(h.fd, &st) != nil || st.Blocks == 0 {
+		return 0, false
+	}
+	return st.Bavail * uint64(max(st.Bsize, 0)), true
+}
+
 // nanos is a time as WASI has it, which begins in 1970.
 func nanos(t unix.Timespec) uint64 { return uint64(max(t.Nano(), 0)) }
 

@@ -167,6 +167,9 @@ func (h *handle) create(base string, a access) (*handle, error) {
 	return h.open(h.at(base, true), a.bits()|os.O_CREATE|os.O_EXCL, a)
 }
 
+// free would be how much room the file system has, which os.Root cannot tell.
+func (h *handle) free() (uint64, bool) { return 0, false }
+
 func (h *handle) mkdir(base string) error { return h.dir.Mkdir(path.Join(h.name, base), 0o777) }
 
 func (h *handle) rmdir(base string) error { return h.remove(base, true) }

@@ -61,6 +61,9 @@ func entryCall(need rights, p pathArg, change func(c *hostcall.Call, t *target) 
 		if e == hostcall.Success && t.root.above(t.name) {
 			e = hostcall.EACCES // it holds what is out of reach
 		}
+		if e == hostcall.Success && need&(rightPathCreateDirectory|rightPathSymlink) != 0 {
+			e = toErrno(system(c).space(t.root, t.parent, spaceBlock))
+		}
 		if e == hostcall.Success {
 			e = toErrno(change(c, t))
 		}
@@ -185,7 +188,11 @@ func pathLink(c *hostcall.Call) {
 		c.Fail(hostcall.EACCES)
 		return
 	}
-	c.Fail(toErrno(from.node.link(to.parent, to.base)))
+	err := s.space(to.root, to.parent, spaceBlock)
+	if err == nil {
+		err = from.node.link(to.parent, to.base)
+	}
+	c.Fail(toErrno(err))
 }
 
 func pathRename(c *hostcall.Call) {
@@ -276,7 +283,7 @@ func pathOpen(c *hostcall.Call) {
 			c.Fail(t.err)
 			return
 		}
-		res, err := t.open(a, oflags, judged)
+		res, err := s.open(t, a, oflags, judged)
 		if err == errAppeared {
 			_ = ts.Close() // what it holds is not there any more
 			*ts = targets{n: 1}
@@ -310,7 +317,7 @@ const errAppeared = hostcall.EINPROGRESS
 
 // open opens the target, or creates it where it is not there. Where somebody judged the target, only what was judged is
 // opened.
-func (t *target) open(a access, oflags uint32, judged bool) (resource, error) {
+func (s *System) open(t *target, a access, oflags uint32, judged bool) (resource, error) {
 	if t.files != nil {
 		switch {
 		case oflags&oCreat != 0 && oflags&oExcl != 0:
@@ -326,6 +333,9 @@ func (t *target) open(a access, oflags uint32, judged bool) (resource, error) {
 			return nil, hostcall.ENOENT
 		case t.root.readOnly:
 			return nil, hostcall.EROFS
+		}
+		if err := s.space(t.root, t.parent, spaceBlock); err != nil {
+			return nil, err
 		}
 		h, err := t.parent.create(t.base, a)
 		if toErrno(err) != hostcall.EEXIST {

@@ -16,6 +16,7 @@ type root struct {
 	file     bool   // h is a single file, not a directory
 	readOnly bool
 	except   []string // clean guest paths, in the words of the operator and of the kernel
+	reckoned uint64   // bytes that may be written before the file system is looked at again
 }
 
 // within reports whether name is dir or below it.

@@ -37,9 +37,13 @@ type Options struct {
 	Stdout, Stderr io.Writer
 	Preopens       []Preopen      // descriptors 3 and up, in order
 	Listeners      []net.Listener // descriptors after them, to accept on. The System owns and closes them
-	MaxFiles       int            // descriptors at once, standard streams included; 0 means DefaultMaxFiles
-	Clock          clock.Clock    // realtime and monotonic time; nil means the system clock
-	Random         io.Reader      // of random_get; nil means the system's
+	Gate           *Gate          // shared with other Systems, it bounds the file calls in the kernel; nil: no bound
+	// DiskReserve is how many bytes have to stay free on the file systems of preopens: what would write more, or make another
+	// entry, fails with ENOSPC. 0 means none. Where nobody can tell what is free it has no effect.
+	DiskReserve uint64
+	MaxFiles    int         // descriptors at once, standard streams included; 0 means DefaultMaxFiles
+	Clock       clock.Clock // realtime and monotonic time; nil means the system clock
+	Random      io.Reader   // of random_get; nil means the system's
 }
 
 // A Preopen grants a directory or a single file of the host.
@@ -64,6 +68,8 @@ type System struct {
 	roots     []*root
 	wake      chan struct{} // holds one token when some stream may be ready
 	closing   sync.Once
+	gate      *Gate
+	reserve   uint64
 }
 
 // New makes the System of one sandbox. It opens every preopen and fails, having closed what it opened, if one is not
@@ -71,7 +77,7 @@ type System struct {
 func New(opts Options) (*System, error) {
 	s := &System{
 		args: append([]string(nil), opts.Args...), clock: opts.Clock, random: opts.Random,
-		wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), gate: opts.Gate, reserve: opts.DiskReserve,
 	}
 	if s.clock == nil {
 		s.clock = clock.System
