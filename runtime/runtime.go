@@ -120,6 +120,9 @@ func (m *Module) Info() *module.Module { return m.info }
 // Digest names the module.
 func (m *Module) Digest() Digest { return m.digest }
 
+// Runtime is what compiled the module.
+func (m *Module) Runtime() *Runtime { return m.runtime }
+
 // Close forgets the code. Its sandboxes must be closed before.
 func (m *Module) Close() error { return m.code.Close() }
 

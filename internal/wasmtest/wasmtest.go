@@ -49,9 +49,18 @@ type Module struct {
 	// Memory is {minimum} or {minimum, maximum} in pages, exported as "memory"; nil for none.
 	Memory []uint32
 	Table  []uint32 // {minimum} or {minimum, maximum}; functions
-	Start  *uint32  // function index
-	Data   []Data
-	Custom []Custom // at the end
+	// Globals are defined here, and mutable.
+	Globals []Global
+	Start   *uint32 // function index
+	Data    []Data
+	Custom  []Custom // at the end
+}
+
+// Global is a mutable global.
+type Global struct {
+	Type   byte
+	Init   []byte // a constant expression without its end
+	Export string // empty: not exported
 }
 
 // Custom is a custom section.
@@ -111,6 +120,14 @@ func (m *Module) Bytes() []byte {
 		section(5, [][]byte{limits(m.Memory)})
 		exports = append(exports, Cat(Name("memory"), []byte{2, 0}))
 	}
+	var globals [][]byte
+	for i, g := range m.Globals {
+		globals = append(globals, Cat([]byte{g.Type, 1}, g.Init, []byte{End}))
+		if g.Export != "" {
+			exports = append(exports, Cat(Name(g.Export), []byte{3}, U32(uint32(i))))
+		}
+	}
+	section(6, globals)
 	section(7, exports)
 	if m.Start != nil {
 		out = append(out, Section(8, U32(*m.Start))...)
@@ -207,6 +224,12 @@ func LocalSet(i uint32) []byte { return Cat([]byte{0x21}, U32(i)) }
 
 // Call calls function i.
 func Call(i uint32) []byte { return Cat([]byte{0x10}, U32(i)) }
+
+// GlobalGet pushes a global.
+func GlobalGet(i uint32) []byte { return Cat([]byte{0x23}, U32(i)) }
+
+// GlobalSet pops a global.
+func GlobalSet(i uint32) []byte { return Cat([]byte{0x24}, U32(i)) }
 
 // Br branches to the label that is i blocks out.
 func Br(i uint32) []byte { return Cat([]byte{0x0c}, U32(i)) }

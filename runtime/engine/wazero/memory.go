@@ -1,6 +1,9 @@
 package wazero
 
 import (
+	"reflect"
+
+	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
 
 	"github.com/ripstop-vm/ripstop/runtime/engine"
@@ -13,6 +16,7 @@ type linear struct {
 	memory engine.Memory
 	// short says that the memory was smaller than the module's minimum and did not grow to it.
 	short error
+	quiet bool // growth is not the guest's
 }
 
 // Bytes implements hostcall.Memory.
@@ -34,7 +38,7 @@ func (l *linear) Reallocate(size uint64) []byte {
 		l.door.Emit(hostcall.Event{Kind: hostcall.EventGrow, From: from, To: size, Err: err})
 		return nil
 	}
-	if from != 0 {
+	if from != 0 && !l.quiet {
 		l.door.Emit(hostcall.Event{Kind: hostcall.EventGrow, From: from, To: size})
 	}
 	return l.memory.Bytes()
@@ -45,6 +49,25 @@ func (l *linear) Free() {
 	if own, ok := l.memory.(*ownMemory); ok {
 		own.buf = nil
 	}
+}
+
+// shorten makes mem, which wazero holds for l, as long as l is. wazero cannot shorten a memory, but it takes whatever Reallocate
+// answers: its view is made a page shorter than l, and then grown by a page. It is false if this wazero has no such view.
+func shorten(mem api.Memory, l *linear) bool {
+	want := l.Bytes()
+	v := reflect.ValueOf(mem)
+	if v.Kind() != reflect.Pointer || v.IsNil() || len(want) == 0 || v.Elem().Kind() != reflect.Struct {
+		return false
+	}
+	buffer := v.Elem().FieldByName("Buffer")
+	if !buffer.IsValid() || !buffer.CanSet() || buffer.Type() != reflect.TypeOf(want) {
+		return false
+	}
+	buffer.SetBytes(want[:len(want)-engine.PageSize])
+	l.quiet = true
+	_, ok := mem.Grow(1)
+	l.quiet = false
+	return ok && uint64(mem.Size()) == uint64(len(want))
 }
 
 // foreign is linear over memory that is there already: the instance begins with all of it.
