@@ -35,6 +35,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		_ = module.Audit(m, offered(t))
+		wasm = module.PlainNames(wasm)
 		valid := func(wasm []byte) bool {
 			c, err := r.CompileModule(ctx, wasm)
 			if err == nil {

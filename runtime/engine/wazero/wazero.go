@@ -102,6 +102,7 @@ const maxTable = 1 << 20
 
 // Compile implements engine.Engine.
 func (e *Engine) Compile(ctx context.Context, wasm []byte) (engine.Module, error) {
+	wasm = format.PlainNames(wasm)            // wazero allocates as many names as a section claims to have
 	wasm = format.LowerTables(wasm, maxTable) // wazero allocates whatever table.grow asks for
 	if !e.endless {
 		wasm = format.LoopOften(wasm) // wazero looks for a done context at loop heads only
