@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ripstop-vm/ripstop/broker"
 )
@@ -106,6 +107,9 @@ func fullDisk(dir string) error {
 	if err != nil {
 		return err
 	}
+	if err := fullQueue(s.Queue()); err != nil {
+		return err
+	}
 	large := bytes.Repeat([]byte("x"), 1<<20)
 	for range 3 {
 		_, err = records.Commit(ctx, broker.Commit{Writes: []broker.Write{{Key: "a", Delete: true}, {Key: "b", Value: large}}})
@@ -166,6 +170,47 @@ func fullDisk(dir string) error {
 	}
 	_, err = blobs.Put(ctx, bytes.NewReader(large))
 	return err
+}
+
+// fullQueue works on a queue that has no room, and then on the same one when it has.
+func fullQueue(q *Queue) error {
+	ctx := context.Background()
+	large := make([]byte, broker.MaxPayload)
+	if err := limitFiles(0); err != nil {
+		return err
+	}
+	_, err := q.Enqueue(ctx, broker.Batch{Job: queued, Invocations: []broker.Invocation{{ID: "a", Payload: []byte("1")}}})
+	if err != nil {
+		return err
+	}
+	ls, err := q.Lease(ctx, broker.Want{Worker: "w", Jobs: []broker.Job{queued}, Max: 1, TTL: time.Hour})
+	if err != nil || len(ls) != 1 {
+		return fmt.Errorf("%d were leased, %w", len(ls), err)
+	}
+	if err := limitFiles(64 << 10); err != nil {
+		return err
+	}
+	for range 3 {
+		_, err = q.Enqueue(ctx, broker.Batch{Job: queued, Invocations: []broker.Invocation{{ID: "b", Payload: large}}})
+		if err := expect(err, broker.ErrFull, "queue.db", "free some space"); err != nil {
+			return fmt.Errorf("enqueue: %w", err)
+		}
+		err = q.Complete(ctx, ls[0], broker.Result{Outcome: broker.OutcomeDone, Payload: large})
+		if err := expect(err, broker.ErrFull, "queue.db"); err != nil {
+			return fmt.Errorf("complete: %w", err)
+		}
+	}
+	counts, err := q.Counts(ctx, queued)
+	if err != nil || counts[0] != (broker.Counts{Leased: 1}) {
+		return fmt.Errorf("the counts are %+v, %w", counts, err)
+	}
+	if err := limitFiles(0); err != nil {
+		return err
+	}
+	if err := q.Complete(ctx, ls[0], broker.Result{Outcome: broker.OutcomeDone, Payload: large}); err != nil {
+		return fmt.Errorf("with room again: %w", err)
+	}
+	return limitFiles(64 << 10)
 }
 
 func fullFirstStart(dir string) error {

@@ -15,6 +15,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/ripstop-vm/ripstop/broker"
+	"github.com/ripstop-vm/ripstop/internal/clock"
 )
 
 // wantOneLine checks an error that is shown to whoever starts the program.
@@ -64,6 +65,11 @@ func TestAReopenedStoreHasWhatWasThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	fillQueue(t, s, 0)
+	counts, err := s.Queue().Counts(t.Context(), queued)
+	if err != nil {
+		t.Fatal(err)
+	}
 	incarnation := s.Incarnation()
 	for range 2 {
 		if err := s.Close(); err != nil {
@@ -80,6 +86,12 @@ func TestAReopenedStoreHasWhatWasThere(t *testing.T) {
 	}
 	if u, err := s.Buckets().Usage(t.Context(), "bucket1"); err != nil || u.Items != 7 {
 		t.Errorf("the bucket has %+v, %v", u, err)
+	}
+	if now, err := s.Queue().Counts(t.Context(), queued); err != nil || now[0] != counts[0] || now[0].Length() != 10 {
+		t.Errorf("the queue has %+v, want %+v; %v", now, counts, err)
+	}
+	if list, err := s.Queue().Letters(t.Context(), queued, "", 0); err != nil || len(list) != 1 || list[0].Reason != "x" {
+		t.Errorf("the dead letters are %+v, %v", list, err)
 	}
 	if rev, err := s.Records().Commit(t.Context(), broker.Commit{Writes: []broker.Write{{Key: "a"}}}); err != nil || rev.Number != at.Number+1 {
 		t.Errorf("the next commit is %s, %v", rev, err)
@@ -112,8 +124,23 @@ func TestAClosedStoreSaysSo(t *testing.T) {
 			ended <- err
 		}
 	}()
+	waited := make(chan error)
+	want := broker.Want{Worker: "w", Jobs: []broker.Job{queued}, Max: 1, TTL: time.Minute}
+	go func() { waited <- s.Queue().Wait(t.Context(), want) }()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
+	}
+	if err := <-waited; !errors.Is(err, broker.ErrClosed) {
+		t.Errorf("waiting for the queue ended with %v", err)
+	}
+	if _, err := s.Queue().Enqueue(t.Context(), broker.Batch{Job: queued, Invocations: []broker.Invocation{{ID: "a"}}}); !errors.Is(err, broker.ErrClosed) {
+		t.Errorf("enqueue answers %v", err)
+	}
+	if _, err := s.Queue().Lease(t.Context(), want); !errors.Is(err, broker.ErrClosed) {
+		t.Errorf("lease answers %v", err)
+	}
+	if _, err := s.Leases().Acquire(t.Context(), "a", "b", time.Minute); !errors.Is(err, broker.ErrClosed) {
+		t.Errorf("acquire answers %v", err)
 	}
 	if err := <-ended; !errors.Is(err, broker.ErrClosed) {
 		t.Errorf("the watch ended with %v", err)
@@ -182,7 +209,7 @@ func TestAWatcherOfARevisionBeforeAReopeningIsToldToListAgain(t *testing.T) {
 }
 
 func TestAStoreOfANewerProgramIsRefused(t *testing.T) {
-	for _, name := range []string{"records.db", "buckets.db"} {
+	for _, name := range files {
 		dir := t.TempDir()
 		_ = mustOpen(t, dir, Options{}).Close()
 		path := filepath.Join(dir, name)
@@ -222,6 +249,108 @@ func TestFilesOfDifferentStoresAreRefused(t *testing.T) {
 	}
 	_, err = Open(one, Options{})
 	wantOneLine(t, err, broker.ErrCorrupt, filepath.Join(one, "records.db"))
+}
+
+func TestAMissingQueueIsNotTakenForAnEmptyOne(t *testing.T) {
+	for _, name := range []string{"buckets.db", "queue.db"} {
+		dir := t.TempDir()
+		_ = mustOpen(t, dir, Options{}).Close()
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Open(dir, Options{})
+		wantOneLine(t, err, broker.ErrCorrupt, filepath.Join(dir, name), "gone")
+		if !missing(filepath.Join(dir, name)) {
+			t.Errorf("%s was made anew", name)
+		}
+	}
+}
+
+func TestAStoreOfBeforeTheQueueGetsOne(t *testing.T) {
+	dir := t.TempDir()
+	_ = mustOpen(t, dir, Options{}).Close()
+	db, err := bolt.Open(filepath.Join(dir, "records.db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Update(func(tx *bolt.Tx) error { return tx.Bucket(metaBucket).Delete([]byte("has queue")) }); err != nil {
+		t.Fatal(err)
+	}
+	_ = db.Close()
+	if err := os.Remove(filepath.Join(dir, "queue.db")); err != nil {
+		t.Fatal(err)
+	}
+	fillQueue(t, mustOpen(t, dir, Options{}), 0)
+}
+
+func TestEpochsGoOnAfterARestart(t *testing.T) {
+	dir, last := t.TempDir(), uint64(0)
+	for range 3 {
+		s := mustOpen(t, dir, Options{})
+		for _, name := range []string{"a", "b"} {
+			h, err := s.Leases().Acquire(t.Context(), name, "me", time.Minute)
+			if err != nil || h.Epoch <= last {
+				t.Errorf("after epoch %d, acquire answers %+v, %v", last, h, err)
+			}
+			last = h.Epoch
+		}
+		_ = s.Close()
+	}
+}
+
+func TestLapsedNamesAreForgotten(t *testing.T) {
+	c := clock.NewManual(time.Unix(1e9, 0))
+	s := mustOpen(t, t.TempDir(), Options{Clock: c})
+	for i := range 20_000 {
+		if _, err := s.Leases().Acquire(t.Context(), fmt.Sprint(i), "me", time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if i%100 == 0 {
+			c.Advance(time.Second)
+		}
+	}
+	if n := len(s.leases.held); n > 2000 {
+		t.Errorf("%d names are kept, of which 100 are held", n)
+	}
+}
+
+// A step does a bounded part of what time has done, and the next ones the rest.
+func TestManyDelaysThatEndAtOnceAreAllSeen(t *testing.T) {
+	c := clock.NewManual(time.Unix(1e9, 0))
+	s := mustOpen(t, t.TempDir(), Options{Clock: c})
+	const n = 2*maxSettled + 500
+	for i := 0; i < n; i += 500 {
+		b := broker.Batch{Job: queued}
+		for k := range 500 {
+			b.Invocations = append(b.Invocations, broker.Invocation{ID: broker.InvocationID(fmt.Sprint(i + k)), Delay: time.Minute, ResultTTL: time.Minute, MaxAttempts: 1})
+		}
+		if _, err := s.Queue().Enqueue(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Advance(time.Minute)
+	seen := 0
+	want := broker.Want{Worker: "w", Jobs: []broker.Job{queued}, Max: 1000, TTL: time.Minute}
+	for {
+		ls, err := s.Queue().Lease(t.Context(), want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen += len(ls); len(ls) == 0 {
+			break
+		}
+	}
+	counts, err := s.Queue().Counts(t.Context(), queued)
+	if err != nil || seen != n || counts[0].Leased != n {
+		t.Errorf("%d of %d were leased: %+v, %v", seen, n, counts, err)
+	}
+	c.Advance(time.Minute) // all leases run out at their last attempt
+	if ls, err := s.Queue().Lease(t.Context(), want); err != nil || len(ls) > 0 {
+		t.Errorf("%d were leased, %v", len(ls), err)
+	}
+	if counts, err = s.Queue().Counts(t.Context(), queued); err != nil || counts[0].Dead != n {
+		t.Errorf("the counts are %+v, %v", counts, err)
+	}
 }
 
 func TestAFirstStartThatWasCutOffBeginsAnew(t *testing.T) {

@@ -31,3 +31,15 @@ func TestBlobs(t *testing.T) {
 func TestBuckets(t *testing.T) {
 	brokertest.Buckets(t, func(t *testing.T) broker.Buckets { return mustOpen(t, t.TempDir(), Options{}).Buckets() })
 }
+
+func TestLeases(t *testing.T) {
+	brokertest.Leases(t, func(t *testing.T, c clock.Clock) broker.Leases {
+		return mustOpen(t, t.TempDir(), Options{Clock: c}).Leases()
+	})
+}
+
+func TestQueue(t *testing.T) {
+	brokertest.Queue(t, func(t *testing.T, c clock.Clock) broker.Queue {
+		return mustOpen(t, t.TempDir(), Options{Clock: c}).Queue()
+	})
+}

@@ -37,7 +37,7 @@ const (
 
 var native = binary.NativeEndian
 
-// verifyFile checks the structure of a file, and the checksum of every value of a kind ("records" or "buckets").
+// verifyFile checks the structure of a file, and the checksum of every value of a kind ("records", "buckets" or "queue").
 func verifyFile(path, kind string) error {
 	f, err := os.Open(path)
 	if err != nil {

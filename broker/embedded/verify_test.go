@@ -8,11 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/ripstop-vm/ripstop/broker"
 )
 
-// fullFiles answers a folder with some thousand pages in both files, free ones among them.
+// files are the databases of a store.
+var files = []string{"records.db", "buckets.db", "queue.db"}
+
+// fullFiles answers a folder with some thousand pages in all files, free ones among them.
 func fullFiles(t testing.TB) string {
 	dir := t.TempDir()
 	s, err := Open(dir, Options{})
@@ -33,11 +37,50 @@ func fullFiles(t testing.TB) string {
 				t.Fatal(err)
 			}
 		}
+		fillQueue(t, s, i)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+var queued = broker.Job{Entitlement: broker.DefaultEntitlement, Name: "job"}
+
+// fillQueue enqueues ten invocations and works on some.
+func fillQueue(t testing.TB, s *Store, round int) {
+	b := broker.Batch{Job: queued}
+	for i := range 10 {
+		v := broker.Invocation{ID: broker.InvocationID(fmt.Sprintf("%d-%d", round, i)), Payload: make([]byte, 700*i), Key: fmt.Sprint("key ", round, i)}
+		v.Order, v.Priority, v.Callback = fmt.Sprint(i%3), i%4, &broker.Callback{Document: make([]byte, 10)}
+		if i%5 == 0 {
+			v.Delay = time.Hour
+		}
+		b.Invocations = append(b.Invocations, v)
+	}
+	if _, err := s.Queue().Enqueue(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if err := workOn(t, s.Queue()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// workOn leases three invocations, gives one back, gives one up and completes one.
+func workOn(t testing.TB, q *Queue) error {
+	ls, err := q.Lease(t.Context(), broker.Want{Worker: "worker", Jobs: []broker.Job{queued}, Max: 3, TTL: time.Hour})
+	for i, l := range ls {
+		switch {
+		case err != nil:
+		case i == 0:
+			err = q.Release(t.Context(), l, broker.Return{Delay: time.Minute, Reason: "x"})
+		case i == 1:
+			err = q.Complete(t.Context(), l, broker.Result{Outcome: broker.OutcomeDead, Reason: "x"})
+		default:
+			err = q.Complete(t.Context(), l, broker.Result{Outcome: broker.OutcomeDone, Payload: make([]byte, 3000)})
+		}
+	}
+	return err
 }
 
 // useAll opens a store and reads and changes everything in it. It fails the test for any end but an error of ErrCorrupt.
@@ -59,11 +102,42 @@ func useAll(t testing.TB, dir string) error {
 			}
 		}
 	}
+	if err == nil {
+		err = useQueue(t, s.Queue())
+	}
 	for i := 0; i < 10 && err == nil; i++ {
 		_, err = s.Records().Commit(t.Context(), broker.Commit{Writes: []broker.Write{{Key: fmt.Sprintf("key/%02d/00", i), Value: make([]byte, 5000)}}})
 	}
 	if err != nil && !errors.Is(err, broker.ErrCorrupt) {
 		t.Errorf("the error is %v", err)
+	}
+	return err
+}
+
+// useQueue reads and changes what fillQueue made.
+func useQueue(t testing.TB, q *Queue) error {
+	list, err := q.Letters(t.Context(), queued, "", 0)
+	if err == nil {
+		_, err = q.Counts(t.Context(), queued)
+	}
+	for i, st := range list {
+		if err == nil {
+			_, err = q.Result(t.Context(), queued, st.ID)
+		}
+		if err == nil {
+			_, err = q.Letter(t.Context(), queued, st.ID)
+		}
+		if err == nil && i < 5 {
+			err = q.Requeue(t.Context(), queued, st.ID)
+		}
+	}
+	for range 5 {
+		if err == nil {
+			err = workOn(t, q)
+		}
+	}
+	if err == nil {
+		_, err = q.Enqueue(t.Context(), broker.Batch{Job: queued, Invocations: []broker.Invocation{{ID: "new", Payload: make([]byte, 20_000)}}})
 	}
 	return err
 }
@@ -81,7 +155,7 @@ func TestACorruptFileIsRefusedAndNotChanged(t *testing.T) {
 	if err := useAll(t, copyFolder(t, good)); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"records.db", "buckets.db"} {
+	for _, name := range files {
 		whole := read(t, filepath.Join(good, name))
 		for what, content := range map[string][]byte{
 			"empty":                  {},
@@ -119,7 +193,7 @@ func TestRandomDamageNeverPanicsOrHangs(t *testing.T) {
 	const rounds = 150
 	for range rounds {
 		dir := copyFolder(t, good)
-		path := filepath.Join(dir, []string{"records.db", "buckets.db"}[rng.IntN(2)])
+		path := filepath.Join(dir, files[rng.IntN(len(files))])
 		content := read(t, path)
 		used := int(pagesInUse(t, content)) * os.Getpagesize()
 		for range 1 + rng.IntN(4) {
@@ -154,7 +228,7 @@ func pagesInUse(t testing.TB, content []byte) uint64 {
 // FuzzVerify checks that no file makes the verifier panic, hang or allocate more than the file is long.
 func FuzzVerify(f *testing.F) {
 	dir := fullFiles(f)
-	for _, name := range []string{"records.db", "buckets.db"} {
+	for _, name := range files {
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			f.Fatal(err)
@@ -170,7 +244,7 @@ func FuzzVerify(f *testing.F) {
 			b[int(at1)%len(b)] ^= xor1
 			b[int(at2)%len(b)] ^= xor2
 		}
-		for _, kind := range []string{"records", "buckets"} {
+		for _, kind := range []string{"records", "buckets", "queue"} {
 			err := verify(bytes.NewReader(b), int64(len(b)), kind)
 			if v := (*pageError)(nil); err != nil && !errors.As(err, &v) {
 				t.Errorf("verify answers %v", err)
