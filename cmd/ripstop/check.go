@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ripstop-vm/ripstop/agent/supervisor"
+	"github.com/ripstop-vm/ripstop/agent/wall"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
@@ -27,6 +28,7 @@ func newCheckCommand() *cobra.Command {
 			if err := limitProcess(supervisor.CheckAddressSpace, supervisor.CheckCPU); err != nil {
 				return err
 			}
+			wall.Enter(wall.Options{Write: coverageDirs()}) // the worker says what does not hold
 			r, err := checkModule(cmd.Context(), cmd.InOrStdin())
 			if err != nil {
 				return err

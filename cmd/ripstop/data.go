@@ -37,3 +37,22 @@ func dataDir(flag string) (string, error) {
 	}
 	return filepath.Join(home, ".local", "share", "ripstop"), nil
 }
+
+// beneath reports whether path is dir or beneath it, links resolved. Of a path that is not there yet, its nearest parent that is
+// there counts.
+func beneath(path, dir string) (bool, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false, err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	for errors.Is(err, os.ErrNotExist) && path != filepath.Dir(path) {
+		path = filepath.Dir(path)
+		real, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return false, err
+	}
+	rel, err := filepath.Rel(dir, real)
+	return err == nil && filepath.IsLocal(rel), nil
+}

@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ripstop-vm/ripstop/agent/supervisor"
+	"github.com/ripstop-vm/ripstop/agent/wall"
 	"github.com/ripstop-vm/ripstop/api"
 	"github.com/ripstop-vm/ripstop/broker/embedded"
 	"github.com/ripstop-vm/ripstop/control"
@@ -115,6 +116,15 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	if dir, err = filepath.Abs(dir); err != nil {
 		return refuse(err)
 	}
+	for name, volume := range volumes {
+		inside, err := beneath(dir, volume)
+		if err == nil && inside {
+			err = fmt.Errorf("%s holds the data directory, and guests must not reach its keys", volume)
+		}
+		if err != nil {
+			return refuse(fmt.Errorf("volume %s: %w", name, err))
+		}
+	}
 
 	// The ports first: a start that cannot work must not touch the data.
 	apiListener, err := listen(ctx, "API", o.api)
@@ -136,6 +146,7 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 		o.ingressURL = urlOf(ingress.Addr())
 	}
 
+	wall.Hide() // keys and secrets come into memory from here on; a worker says if this does not hold
 	store, err := embedded.Open(dir, embedded.Options{})
 	if err != nil {
 		return refuse(err)

@@ -6,15 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ripstop-vm/ripstop/agent"
 	"github.com/ripstop-vm/ripstop/agent/supervisor"
+	"github.com/ripstop-vm/ripstop/agent/wall"
 	"github.com/ripstop-vm/ripstop/gateway"
 	"github.com/ripstop-vm/ripstop/internal/telemetry"
 	"github.com/ripstop-vm/ripstop/manifest"
@@ -93,6 +96,7 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	}
 	handler = gateway.New(gateway.Options{Agent: a, Recorder: tel.Ingress(), Tracer: tel.Tracer(), Log: log})
 	server := gateway.NewServer(handler, log)
+	confine(log, c)
 	running := make(chan error, 1)
 	go func() { running <- a.Run(ctx) }()
 	metrics := make(chan struct{})
@@ -137,6 +141,30 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	flush, end := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer end()
 	return errors.Join(failed, tel.Shutdown(flush), a.Close())
+}
+
+// taken is run once the wall stands. Only tests set it: it stands for a worker that a guest has taken over.
+var taken func(workerConfig)
+
+// confine puts the operating system's wall around this process: from here on it reaches its cache, the volumes that the operator
+// offers, and what it holds open. All that it needs besides is open by now.
+func confine(log *slog.Logger, c workerConfig) {
+	opts := wall.Options{Write: slices.AppendSeq(coverageDirs(), maps.Values(c.Volumes))}
+	if c.CacheDir != "" {
+		opts.Write = append(opts.Write, c.CacheDir)
+	}
+	wall.Log(log, wall.Enter(opts))
+	if taken != nil {
+		taken(c)
+	}
+}
+
+// coverageDirs is where a program built to measure its tests' coverage writes as it ends.
+func coverageDirs() []string {
+	if dir := os.Getenv("GOCOVERDIR"); dir != "" {
+		return []string{dir}
+	}
+	return nil
 }
 
 // routesOf makes the table of what jobs ask for. A route that two ask for, which the store does not let happen, goes to
