@@ -24,6 +24,7 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/module"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
+	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
 
 // Recorder takes note of what tasks do. Its methods do not wait.
@@ -72,6 +73,7 @@ type Agent struct {
 	synced     chan struct{}
 	drain      chan struct{}
 	inflight   sync.WaitGroup
+	files      *wasi.Gate // of all guests' file calls
 
 	mu       sync.RWMutex
 	jobs     map[string]*job
@@ -79,6 +81,12 @@ type Agent struct {
 	modules  map[string]*loadedModule
 	draining bool
 }
+
+// What guests leave to everybody else.
+const (
+	fileCalls   = 256       // file calls in the kernel at once, each of which holds a thread
+	diskReserve = 256 << 20 // bytes that stay free on the disks of volumes
+)
 
 // job is what is served under a name.
 type job struct {
@@ -130,7 +138,7 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	a := &Agent{
 		opts: opts, runtime: rt, reports: newReports(opts.Clock),
 		compiles: make(chan struct{}, opts.Compiles), makers: make(chan struct{}, goruntime.GOMAXPROCS(0)),
-		synced: make(chan struct{}), drain: make(chan struct{}),
+		synced: make(chan struct{}), drain: make(chan struct{}), files: wasi.NewGate(fileCalls),
 		jobs: map[string]*job{}, prepared: map[string]*task{}, modules: map[string]*loadedModule{},
 	}
 	a.life, a.end = context.WithCancel(context.WithoutCancel(ctx))
@@ -534,7 +542,7 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 	}
 	t.program, err = guest.New(guest.Options{
 		Module: code, Kind: guest.Kind(m.Kind), Job: as.Job, Args: m.Args, Grants: grants, Source: guest.Volumes(a.opts.Volumes),
-		MemoryPages: m.Limits.MemoryPages(), Descriptors: m.Limits.Files,
+		MemoryPages: m.Limits.MemoryPages(), Descriptors: m.Limits.Files, Files: a.files, DiskReserve: diskReserve,
 		RequestBytes: int64(m.Limits.Request), ResponseBytes: int64(m.Limits.Response), LogBytes: int64(m.Limits.Log), HostCalls: int64(m.Limits.HostCalls),
 		Services: &services{task: t, link: a.opts.Link}, Interposers: interposers, Outermost: t.tracers,
 	})

@@ -34,11 +34,26 @@ func newReports(c clock.Clock) *reports {
 	return &reports{clock: c, queue: make(chan queued, reportsAhead), done: make(chan struct{})}
 }
 
+// maxText bounds the text of a report, in bytes: written as JSON it is up to six times as long, and the control process ends a
+// worker whose reports are longer than 1 MiB.
+const maxText = 64 << 10
+
+// stamp is r as it is sent: now, and not longer than may be.
+func (s *reports) stamp(r wire.Report) wire.Report {
+	r.Time = s.clock.Now()
+	r.Text = r.Text[:min(len(r.Text), maxText)]
+	if p := r.Problem; p != nil && len(p.Detail) > maxText {
+		short := *p
+		short.Detail = p.Detail[:maxText]
+		r.Problem = &short
+	}
+	return r
+}
+
 // offer sends r if there is room, and counts it as dropped otherwise.
 func (s *reports) offer(r wire.Report) {
-	r.Time = s.clock.Now()
 	select {
-	case s.queue <- queued{report: r}:
+	case s.queue <- queued{report: s.stamp(r)}:
 	default:
 		s.dropped.Add(1)
 	}
@@ -46,17 +61,15 @@ func (s *reports) offer(r wire.Report) {
 
 // must sends r, waiting for room.
 func (s *reports) must(r wire.Report) {
-	r.Time = s.clock.Now()
 	select {
-	case s.queue <- queued{report: r}:
+	case s.queue <- queued{report: s.stamp(r)}:
 	case <-s.done:
 	}
 }
 
 // flush sends r and waits until it was handed to the kernel, ctx ends, or nothing is sent any more.
 func (s *reports) flush(ctx context.Context, r wire.Report) {
-	r.Time = s.clock.Now()
-	q := queued{r, make(chan struct{})}
+	q := queued{s.stamp(r), make(chan struct{})}
 	select {
 	case s.queue <- q:
 	case <-s.done:
