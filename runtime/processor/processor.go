@@ -1,0 +1,319 @@
+package processor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	goruntime "runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ripstop-vm/ripstop/internal/clock"
+)
+
+// Bounds of a share's weight.
+const (
+	MinWeight = 1
+	MaxWeight = 1000
+)
+
+// Options configures a Processor. The zero value is ready to use where GOMAXPROCS is at least 2.
+type Options struct {
+	Tokens int           // runs at once, fewer than GOMAXPROCS; 0 means one fewer
+	Slice  time.Duration // how long a run goes on while others wait; 0 means 1 ms
+	Long   int           // slices after which a run counts as long; 0 means 10
+	// OnLong is called once in each run that becomes long, by its goroutine, which holds a token. LowerThread is meant for it. May
+	// be nil.
+	OnLong func()
+	Clock  clock.Clock // nil means the system clock
+}
+
+// Processor hands out tokens. Its methods are safe for concurrent use.
+type Processor struct {
+	onLong func()
+	now    func() time.Duration
+
+	mu     sync.Mutex
+	queue  queue
+	shares map[string]*Share
+}
+
+// New makes a Processor. It fails if there are to be as many tokens as GOMAXPROCS, or an option is negative.
+func New(opts Options) (*Processor, error) {
+	var errs []error
+	procs := goruntime.GOMAXPROCS(0)
+	if opts.Tokens == 0 {
+		opts.Tokens = max(procs-1, 1)
+	}
+	switch {
+	case opts.Tokens < 0:
+		errs = append(errs, fmt.Errorf("%d tokens", opts.Tokens))
+	case opts.Tokens >= procs:
+		errs = append(errs, fmt.Errorf("%d tokens take a GOMAXPROCS of at least %d, not %d", opts.Tokens, opts.Tokens+1, procs))
+	}
+	if opts.Slice < 0 {
+		errs = append(errs, fmt.Errorf("a slice of %v", opts.Slice))
+	} else if opts.Slice == 0 {
+		opts.Slice = time.Millisecond
+	}
+	if opts.Long < 0 {
+		errs = append(errs, fmt.Errorf("runs are long after %d slices", opts.Long))
+	} else if opts.Long == 0 {
+		opts.Long = 10
+	}
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("processor options: %w", errors.Join(errs...))
+	}
+	p := &Processor{
+		onLong: opts.OnLong, now: clock.Elapsed, shares: map[string]*Share{},
+		queue: queue{slice: opts.Slice, long: opts.Long, free: opts.Tokens, running: make([]*Run, 0, opts.Tokens)},
+	}
+	if opts.Clock != nil {
+		began := opts.Clock.Now()
+		p.now = func() time.Duration { return opts.Clock.Now().Sub(began) }
+	}
+	return p, nil
+}
+
+// Share is what one job gets of the processor. Its methods are safe for concurrent use.
+type Share struct {
+	p    *Processor
+	name string
+	account
+}
+
+// Job is the share of that name, made if there is none, with this weight from now on. Weights outside of MinWeight to MaxWeight
+// are taken as the nearest.
+func (p *Processor) Job(name string, weight int) *Share {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.shares[name]
+	if s == nil {
+		s = &Share{p: p, name: name, account: account{index: -1, late: -1}}
+		p.shares[name] = s
+	}
+	w := float64(min(max(weight, MinWeight), MaxWeight))
+	if s.weight != 0 && s.weight != w {
+		// Slices that run were paid under the old weight, and will be settled under the new one.
+		for _, r := range p.queue.running {
+			if r.share == s {
+				s.virtual += float64(p.queue.slice)/w - float64(p.queue.slice)/s.weight
+			}
+		}
+	}
+	if s.active > 0 {
+		p.queue.advance(p.now())
+		p.queue.weights += w - s.weight
+	}
+	s.weight = w
+	p.queue.moved(s)
+	return s
+}
+
+// Remove forgets a job. Runs of its share go on; a share made later under the name is another one.
+func (p *Processor) Remove(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.shares, name)
+}
+
+// Name is what the share was made under.
+func (s *Share) Name() string { return s.name }
+
+// Charge adds work that the host did for the share without a token.
+func (s *Share) Charge(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	s.p.queue.charge(s, d)
+}
+
+// Usage is what a share used since it was made.
+type Usage struct {
+	CPU     time.Duration // with a token, up to now
+	Host    time.Duration // charged by Charge
+	Waited  time.Duration // for a token, by runs that wait no longer
+	Grants  uint64        // how often a token was given
+	Running int           // runs that hold one
+	Waiting int           // runs that wait for one
+}
+
+// Usage is what the share used.
+func (s *Share) Usage() Usage {
+	now := s.p.now()
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	u := Usage{CPU: s.used, Host: s.host, Waited: s.waited, Grants: s.grants}
+	for _, r := range s.p.queue.running {
+		if r.share == s {
+			u.CPU += max(now-r.started, 0)
+			u.Running++
+		}
+	}
+	u.Waiting = s.active - u.Running
+	return u
+}
+
+// Run is one sandbox's place in a share. One goroutine at a time uses it; it is used again and again.
+type Run struct {
+	share *Share
+	wake  chan struct{} // has a value when a token was given to this run while it waited
+
+	// These are under the processor's lock. end is read by the run's goroutine without it while it runs, when nobody writes it.
+	state         state
+	since         time.Duration // when it began to wait
+	started, end  time.Duration // of the slice
+	used          time.Duration
+	slices        int
+	old           bool
+	due           bool // its turn has come at last: nobody has it make way before the slice ends
+	place         int  // in queue.running
+	before, after *Run
+
+	preempt atomic.Bool // it should make way at its next tick
+}
+
+// Run makes a run of the share, outside of it.
+func (s *Share) Run() *Run { return &Run{share: s, wake: make(chan struct{}, 1)} }
+
+// ErrEntered is what Enter says of a run that is in already.
+var ErrEntered = errors.New("processor: the run is in already")
+
+// ErrNotRunning is what Tick and Unblock say of a run that they do not fit: one that has not entered, or left.
+var ErrNotRunning = errors.New("processor: the run is not in")
+
+// Enter waits for a token. It fails with ctx's cause if ctx ends first, and the run stays out. Leave is due after each Enter, in a
+// defer: guests end by panics, too.
+func (r *Run) Enter(ctx context.Context) error {
+	p := r.share.p
+	now := p.now()
+	p.mu.Lock()
+	if r.state != out {
+		p.mu.Unlock()
+		return ErrEntered
+	}
+	r.slices, r.old, r.used = 0, false, 0
+	return r.arriveLocked(ctx, now)
+}
+
+// arriveLocked asks for a token, waits for it if need be, and unlocks.
+func (r *Run) arriveLocked(ctx context.Context, now time.Duration) error {
+	p := r.share.p
+	granted, victim := p.queue.arrive(r, now)
+	if victim != nil {
+		victim.preempt.Store(true)
+	}
+	p.mu.Unlock()
+	if granted {
+		return nil
+	}
+	return r.wait(ctx)
+}
+
+// wait returns when the run was given a token. If ctx ends first it has none, and is out.
+func (r *Run) wait(ctx context.Context) error {
+	select {
+	case <-r.wake:
+		return nil
+	case <-ctx.Done():
+	}
+	p := r.share.p
+	now := p.now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r.state == waiting {
+		p.queue.leave(r, now)
+	} else { // a token came meanwhile
+		<-r.wake
+		p.releaseLocked(r, now, out)
+	}
+	return context.Cause(ctx)
+}
+
+// releaseLocked takes the run's token and gives it to whoever is due.
+func (p *Processor) releaseLocked(r *Run, now time.Duration, to state) {
+	p.queue.stop(r, now, to)
+	if n := p.queue.next(now); n != nil {
+		n.wake <- struct{}{}
+	}
+}
+
+// Tick is called by the guest's metering, every few microseconds of its work. It returns at once while the slice lasts; then it
+// parks the run for as long as others are due. It fails with ctx's cause if ctx ends while it is parked; the run is out then, and
+// the guest has to end.
+func (r *Run) Tick(ctx context.Context) error {
+	p := r.share.p
+	now := p.now()
+	if now < r.end && !r.preempt.Load() {
+		return nil
+	}
+	p.mu.Lock()
+	if r.state != running {
+		p.mu.Unlock()
+		return ErrNotRunning
+	}
+	young := !r.old
+	next := p.queue.turn(r, now)
+	long := young && r.old
+	if next != nil && next != r {
+		next.wake <- struct{}{}
+	}
+	p.mu.Unlock()
+	if next != r {
+		if err := r.wait(ctx); err != nil {
+			return err
+		}
+	}
+	if long && p.onLong != nil {
+		p.onLong()
+	}
+	return nil
+}
+
+// Block gives the token back before a call that may wait. It does nothing for a run that has none.
+func (r *Run) Block() { r.release(blocked) }
+
+// Unblock waits for a token after Block. It fails like Enter; the run is out then, and the guest has to end.
+func (r *Run) Unblock(ctx context.Context) error {
+	p := r.share.p
+	now := p.now()
+	p.mu.Lock()
+	if r.state != blocked {
+		p.mu.Unlock()
+		return ErrNotRunning
+	}
+	return r.arriveLocked(ctx, now)
+}
+
+// Leave gives the token back, if the run holds one, and the run is out. It may be called twice, and after a failed Enter.
+func (r *Run) Leave() { r.release(out) }
+
+func (r *Run) release(to state) {
+	p := r.share.p
+	now := p.now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case r.state == running:
+		p.releaseLocked(r, now, to)
+	case to == out:
+		r.state = out
+	}
+}
+
+// Used is the time for which the run held a token since it entered, whole slices and stays. It is read by the run's goroutine.
+func (r *Run) Used() time.Duration {
+	r.share.p.mu.Lock()
+	defer r.share.p.mu.Unlock()
+	return r.used
+}
+
+// Long reports whether the run is past its first slices since it entered. It is read by the run's goroutine.
+func (r *Run) Long() bool {
+	r.share.p.mu.Lock()
+	defer r.share.p.mu.Unlock()
+	return r.old
+}

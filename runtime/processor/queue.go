@@ -1,0 +1,357 @@
+package processor
+
+import (
+	"container/heap"
+	"time"
+)
+
+// The bounds on what a share may save up, in slices.
+const (
+	// credit is what a share that did nothing may use ahead of those that stayed, in its own time.
+	credit = 1
+	// lag is how far a share that could not use all that its weight gives, for want of runs, may fall behind, in virtual time.
+	lag = 4
+	// turns is how many runs of a share in their first slices go ahead of one that is past them.
+	turns = 8
+	// patience is how often a share's turn would have come round, by its weight, before it is served whatever its virtual time. Jobs that
+	// come and go without end each begin at the front, and nobody behind them would be served.
+	patience = 4
+)
+
+// queue is the order of things: who holds the tokens, and who is next. It is a plain state machine: its methods take the time, wait
+// for nothing and change nothing else. The Processor's lock guards it.
+type queue struct {
+	slice   time.Duration
+	long    int // slices after which a run is no longer young
+	free    int // tokens; none is while a run waits
+	running []*Run
+	ready   readyShares
+	late    lateShares
+	virtual float64 // of the share served last: where shares that come back begin
+	fluid   float64 // work done, over the weights that it was done for
+	weights float64 // of the shares that have a run which runs or waits
+	at      time.Duration
+	arrived uint64 // counts shares that became ready, to break ties
+}
+
+// advance notes the work done since the last event.
+func (q *queue) advance(now time.Duration) {
+	if q.weights > 0 {
+		q.fluid += float64(now-q.at) * float64(len(q.running)) / q.weights
+	}
+	q.at = now
+}
+
+// join counts a run among those that run or wait; part counts it out.
+func (q *queue) join(a *account) {
+	if a.active == 0 {
+		q.weights += a.weight
+	}
+	a.active++
+}
+
+func (q *queue) part(a *account) {
+	a.active--
+	if a.active == 0 {
+		q.weights -= a.weight
+	}
+}
+
+// state of a Run.
+type state uint8
+
+const (
+	out state = iota
+	waiting
+	running
+	blocked
+)
+
+// account is what a Share knows about itself.
+type account struct {
+	weight  float64
+	virtual float64 // nanoseconds used, over the weight; slices that run are in it whole
+	active  int     // runs that run or wait
+	young   runs
+	old     runs
+	turn    int     // runs that went ahead of old ones
+	index   int     // in queue.ready, -1 outside
+	late    int     // in queue.late, -1 outside
+	limit   float64 // of queue.fluid: when patience is over
+	order   uint64  // when it became ready
+	used    time.Duration
+	host    time.Duration
+	waited  time.Duration
+	grants  uint64
+}
+
+// runs is a list of waiting runs, the first to be served first.
+type runs struct{ first, last *Run }
+
+func (l *runs) push(r *Run) {
+	r.before, r.after = l.last, nil
+	if l.last != nil {
+		l.last.after = r
+	} else {
+		l.first = r
+	}
+	l.last = r
+}
+
+func (l *runs) remove(r *Run) {
+	if r.before != nil {
+		r.before.after = r.after
+	} else {
+		l.first = r.after
+	}
+	if r.after != nil {
+		r.after.before = r.before
+	} else {
+		l.last = r.before
+	}
+	r.before, r.after = nil, nil
+}
+
+// arrive takes a run that wants to run, and reports whether it does from now on. One that does not is served later, by next; victim
+// is a run that should make way for it at its next tick, nil if none has to.
+func (q *queue) arrive(r *Run, now time.Duration) (granted bool, victim *Run) {
+	q.advance(now)
+	a := &r.share.account
+	behind := float64(lag * q.slice)
+	if a.active == 0 {
+		behind = float64(credit*q.slice) / a.weight
+	}
+	a.virtual = max(a.virtual, q.virtual-behind)
+	q.moved(r.share)
+	q.join(a)
+	r.since = now
+	if q.free > 0 {
+		q.free--
+		q.grant(r, now)
+		return true, nil
+	}
+	q.wait(r)
+	return false, q.victim(r, now)
+}
+
+// wait queues a run.
+func (q *queue) wait(r *Run) {
+	a := &r.share.account
+	r.state = waiting
+	if r.old {
+		a.old.push(r)
+	} else {
+		a.young.push(r)
+	}
+	if a.index >= 0 {
+		return
+	}
+	q.arrived++
+	a.order = q.arrived
+	a.limit = q.fluid + float64(patience*q.slice)/a.weight
+	heap.Push(&q.ready, r.share)
+	heap.Push(&q.late, r.share)
+}
+
+// victim is the running run that is furthest past its due, if r is due by a quarter of a slice more.
+func (q *queue) victim(r *Run, now time.Duration) *Run {
+	var worst *Run
+	var most float64
+	for _, x := range q.running {
+		a := &x.share.account
+		if x.due {
+			continue
+		}
+		if x.share == r.share {
+			if x.old && !r.old {
+				return x
+			}
+			continue
+		}
+		margin := float64(q.slice/4) / max(a.weight, r.share.weight)
+		if over := a.virtual + float64(now-x.started-q.slice)/a.weight - r.share.virtual - margin; over > most {
+			worst, most = x, over
+		}
+	}
+	return worst
+}
+
+// grant gives a token, which the caller took from the free ones or from another run. The slice is paid in advance.
+func (q *queue) grant(r *Run, now time.Duration) {
+	a := &r.share.account
+	q.virtual = max(q.virtual, a.virtual)
+	a.virtual += float64(q.slice) / a.weight
+	a.waited += now - r.since
+	a.grants++
+	r.state = running
+	r.started, r.end = now, now+q.slice
+	r.preempt.Store(false)
+	r.due = false
+	r.place = len(q.running)
+	q.running = append(q.running, r)
+	q.moved(r.share)
+}
+
+// stop takes the token of a run back and charges what it used. The token is the caller's, to give on or to free.
+func (q *queue) stop(r *Run, now time.Duration, to state) {
+	q.advance(now)
+	a := &r.share.account
+	used := now - r.started
+	a.used += used
+	r.used += used
+	a.virtual += float64(used-q.slice) / a.weight
+	q.part(a)
+	last := len(q.running) - 1
+	q.running[r.place] = q.running[last]
+	q.running[r.place].place = r.place
+	q.running[last] = nil
+	q.running = q.running[:last]
+	r.state = to
+	q.moved(r.share)
+}
+
+// next gives a token that the caller holds to the run that is due, and answers it; nil if none waits, and the token is free.
+func (q *queue) next(now time.Duration) *Run {
+	if len(q.ready) == 0 {
+		q.free++
+		return nil
+	}
+	s, overdue := q.ready[0], false
+	if l := q.late[0]; l != s && q.fluid > l.limit {
+		s, overdue = l, true
+	}
+	r := s.young.first
+	if r == nil || s.old.first != nil && s.turn >= turns {
+		r = s.old.first
+	}
+	due := overdue || r.old && s.young.first != nil
+	if r.old {
+		s.turn = 0
+	} else if s.old.first != nil {
+		s.turn++
+	}
+	q.unqueue(r)
+	q.grant(r, now)
+	r.due = due
+	// The others of its share wait from now on.
+	if s.late >= 0 {
+		s.limit = q.fluid + float64(patience*q.slice)/s.weight
+		heap.Fix(&q.late, s.late)
+	}
+	return r
+}
+
+// unqueue takes a run that waits out of its list.
+func (q *queue) unqueue(r *Run) {
+	a := &r.share.account
+	if r.old {
+		a.old.remove(r)
+	} else {
+		a.young.remove(r)
+	}
+	if a.young.first == nil && a.old.first == nil {
+		heap.Remove(&q.ready, a.index)
+		heap.Remove(&q.late, a.late)
+	}
+}
+
+// leave has a run that waits wait no more.
+func (q *queue) leave(r *Run, now time.Duration) {
+	q.advance(now)
+	q.unqueue(r)
+	r.share.waited += now - r.since
+	q.part(&r.share.account)
+	r.state = out
+}
+
+// turn ends a slice: the run goes to the end of its job's line, and the run that is due, often the same, is answered.
+func (q *queue) turn(r *Run, now time.Duration) *Run {
+	if now-r.started >= q.slice {
+		r.slices++
+		r.old = r.slices >= q.long
+	}
+	q.stop(r, now, waiting)
+	a := &r.share.account
+	a.virtual = max(a.virtual, q.virtual-float64(lag*q.slice))
+	q.moved(r.share)
+	q.join(a)
+	r.since = now
+	q.wait(r)
+	return q.next(now)
+}
+
+// charge adds work that was done for a share without a token.
+func (q *queue) charge(s *Share, d time.Duration) {
+	s.host += d
+	s.virtual += float64(d) / s.weight
+	q.moved(s)
+}
+
+// moved puts a share whose virtual time changed where it belongs.
+func (q *queue) moved(s *Share) {
+	if s.index >= 0 {
+		heap.Fix(&q.ready, s.index)
+	}
+}
+
+// readyShares is a heap of the shares that have a run waiting, the least virtual time first.
+type readyShares []*Share
+
+func (h readyShares) Len() int { return len(h) }
+
+func (h readyShares) Less(i, j int) bool {
+	if h[i].virtual != h[j].virtual {
+		return h[i].virtual < h[j].virtual
+	}
+	return h[i].order < h[j].order
+}
+
+func (h readyShares) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+// Push implements heap.Interface.
+func (h *readyShares) Push(x any) {
+	s := x.(*Share)
+	s.index = len(*h)
+	*h = append(*h, s)
+}
+
+// Pop implements heap.Interface.
+func (h *readyShares) Pop() any {
+	last := len(*h) - 1
+	s := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	s.index = -1
+	return s
+}
+
+// lateShares is a heap of the same shares, the one whose patience is over first.
+type lateShares []*Share
+
+func (h lateShares) Len() int           { return len(h) }
+func (h lateShares) Less(i, j int) bool { return h[i].limit < h[j].limit }
+
+func (h lateShares) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].late, h[j].late = i, j
+}
+
+// Push implements heap.Interface.
+func (h *lateShares) Push(x any) {
+	s := x.(*Share)
+	s.late = len(*h)
+	*h = append(*h, s)
+}
+
+// Pop implements heap.Interface.
+func (h *lateShares) Pop() any {
+	last := len(*h) - 1
+	s := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	s.late = -1
+	return s
+}
