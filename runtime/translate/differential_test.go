@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/tetratelabs/wazero/api"
@@ -15,10 +16,14 @@ import (
 
 var hashSeed = maphash.MakeSeed()
 
-// observe runs a generated module and answers all that can be seen of it, and the fuel that it took. After the call number
-// stop, if it is not negative, the budget is so small that it ends early.
+// observe runs a generated module and answers all that can be seen of it, and the fuel that calls took. budget is what they may
+// take; nil is for no bound.
 func observe(t *testing.T, k kind, m *generated, seed uint64, budget func(call int) int64) (seen []string, fuel []int64) {
-	w := newWorld(t, k, features)
+	return observeIn(newWorld(t, k, features), t, m, seed, budget)
+}
+
+func observeIn(w *world, t *testing.T, m *generated, seed uint64, budget func(call int) int64) (seen []string, fuel []int64) {
+	k := w.kind
 	defer w.close()
 	w.options.Depth = translate.DefaultDepth // gas bounds it
 	ctx := context.Background()
@@ -57,6 +62,9 @@ func observe(t *testing.T, k kind, m *generated, seed uint64, budget func(call i
 		line := fmt.Sprint("f", i, " ", show(name('f', i), params...))
 		if k.translate {
 			fuel = append(fuel, w.used())
+			if strings.Contains(strings.SplitN(line, "[", 2)[0], " ok") && in.depth.Get() != translate.DefaultDepth {
+				t.Errorf("%s returned with %d bytes of depth, began with %d", name('f', i), in.depth.Get(), translate.DefaultDepth)
+			}
 		}
 		w.budget = 1 << 40
 		memory, _ := in.Memory().Read(0, in.Memory().Size())
@@ -138,6 +146,31 @@ func TestGeneratedModulesDoTheSameTranslated(t *testing.T) {
 	for seed := range uint64(150) {
 		differ(t, seed, 0)
 	}
+}
+
+// TestRegionsCostWhatTheirInstructionsCost: charging region by region takes as much fuel as charging every instruction when it
+// is run, unless the guest ends within a region: then it takes more.
+func TestRegionsCostWhatTheirInstructionsCost(t *testing.T) {
+	calls := 0
+	for seed := range uint64(100) {
+		m := generate(seed, 1)
+		k := kind{interpret: true, translate: true}
+		seen, fuel := observe(t, k, &m, seed, nil)
+		w := newWorld(t, k, features)
+		translate.ChargeEach(&w.options)
+		seenEach, each := observeIn(w, t, &m, seed, nil)
+		for i := range fuel {
+			outcome := seen[i+1]
+			if outcome != seenEach[i+1] {
+				t.Fatalf("seed %d: %s; charged one by one: %s", seed, outcome, seenEach[i+1])
+			}
+			if ok := strings.Contains(strings.SplitN(outcome, "[", 2)[0], " ok"); ok && fuel[i] != each[i] || fuel[i] < each[i] {
+				t.Fatalf("seed %d: call %d took %d fuel, its instructions %d: %s", seed, i, fuel[i], each[i], outcome)
+			}
+			calls++
+		}
+	}
+	t.Logf("%d calls", calls)
 }
 
 // FuzzDifferential: generated modules do the same translated and not, compiled and interpreted, and take the same fuel.

@@ -41,7 +41,8 @@ type analysis struct {
 	tails   bool // it has tail calls
 
 	source *module.Binary
-	locals int // with parameters
+	each   bool // a region for each instruction
+	locals int  // with parameters
 	frames []frame
 	height int
 	seq    int // calls so far
@@ -92,7 +93,7 @@ func (a *analysis) charge(f *frame, at int, cost uint32) {
 	if r.seen != a.seq {
 		r.seen, r.after = a.seq, 0
 	}
-	if r.cost > 0 && r.cost+cost > regionCost || r.calls != a.seq && r.after+cost > returnCost {
+	if r.cost > 0 && r.cost+cost > regionCost || r.calls != a.seq && r.after+cost > returnCost || a.each {
 		f.region = a.begin(at)
 		r = &a.regions[f.region]
 	}
@@ -312,7 +313,7 @@ func (a *analysis) close(in *module.Instruction) error {
 	if f.dead {
 		return nil
 	}
-	if c.op == module.OpElse && c.fork >= 0 {
+	if c.op == module.OpElse && c.fork >= 0 && !a.each {
 		// What both arms begin with costs the same wherever it goes: charge that with the condition.
 		r := &a.regions[c.fork]
 		if m := min(a.regions[c.first].cost, a.regions[c.second].cost); r.cost+m <= regionCost {

@@ -33,6 +33,8 @@ type Options struct {
 	Bounds        module.Bounds // of the module; zero fields mean the defaults
 	TableElements uint32        // what a table may grow to; 0 means DefaultTableElements
 	Depth         int64         // what the depth global begins as, in bytes; 0 means DefaultDepth
+
+	each bool // charge each instruction by itself: what regions are held against in tests
 }
 
 const (
@@ -199,7 +201,7 @@ func (t *translation) tables() error {
 // functions translates the code and adds ours.
 func (t *translation) functions() error {
 	b := t.source
-	a := &analysis{source: b}
+	a := &analysis{source: b, each: t.opts.each}
 	f := &function{translation: t}
 	bodies := make([][]byte, 0, len(b.Bodies)+1)
 	for i := range b.Bodies {

@@ -1,0 +1,400 @@
+package translate_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tetratelabs/wazero"
+
+	"github.com/ripstop-vm/ripstop/internal/wasmtest"
+	"github.com/ripstop-vm/ripstop/runtime/module"
+	"github.com/ripstop-vm/ripstop/runtime/translate"
+)
+
+// corpus calls f with every module of wazero's archive.
+func corpus(t testing.TB, f func(path string, wasm []byte)) {
+	t.Helper()
+	dir := wazeroDir(t)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".wasm" {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		f(strings.TrimPrefix(path, dir+"/"), b)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// validator says whether wazero accepts a module.
+func validator(t testing.TB) func([]byte) error {
+	ctx := context.Background()
+	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigInterpreter().WithCoreFeatures(features))
+	t.Cleanup(func() { r.Close(ctx) })
+	return func(wasm []byte) error {
+		c, err := r.CompileModule(ctx, wasm)
+		if err == nil {
+			c.Close(ctx)
+		}
+		return err
+	}
+}
+
+func TestEveryValidModuleStaysValid(t *testing.T) {
+	valid := validator(t)
+	translated := 0
+	corpus(t, func(path string, wasm []byte) {
+		if strings.Contains(path, "typed-function-references") || valid(wasm) != nil {
+			return
+		}
+		res, err := translate.Translate(wasm, translate.Options{})
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			return
+		}
+		if err := valid(res.Wasm); err != nil {
+			t.Errorf("%s: translated: %v", path, err)
+		}
+		if again, err := translate.Translate(wasm, translate.Options{}); err != nil || !bytes.Equal(again.Wasm, res.Wasm) {
+			t.Errorf("%s: translated twice, it differs", path)
+		}
+		if _, err := translate.Translate(res.Wasm, translate.Options{}); err == nil {
+			t.Errorf("%s: what was translated is translated again", path)
+		}
+		translated++
+	})
+	t.Logf("%d modules", translated)
+	if translated < 2500 {
+		t.Error("too few: is the corpus there?")
+	}
+}
+
+// FuzzTranslate: whatever the bytes are, translation ends with a *module.Error or with a module that is valid if they were.
+func FuzzTranslate(f *testing.F) {
+	n := 0
+	corpus(f, func(_ string, wasm []byte) {
+		if n++; len(wasm) < 2000 && n%40 == 2 {
+			f.Add(wasm)
+		}
+	})
+	for seed := range uint64(4) {
+		f.Add(generate(seed, 2).wasm)
+	}
+	valid := validator(f)
+	small := module.Bounds{FunctionLocals: 1000, Nesting: 200, TableElements: 1000, MemoryPages: 16}
+	f.Fuzz(func(t *testing.T, wasm []byte) {
+		res, err := translate.Translate(wasm, translate.Options{Bounds: small})
+		if err != nil {
+			var e *module.Error
+			if !errors.As(err, &e) || e.Offset > len(wasm) {
+				t.Fatalf("refused with %#v", err)
+			}
+			if e.Check == "translation" && valid(wasm) == nil {
+				t.Fatalf("valid, and refused: %v", err)
+			}
+			return
+		}
+		if len(res.Wasm) > 20*len(wasm)+2000 {
+			t.Fatalf("%d bytes became %d", len(wasm), len(res.Wasm))
+		}
+		if valid(wasm) == nil {
+			if err := valid(res.Wasm); err != nil {
+				t.Fatalf("valid before, translated: %v", err)
+			}
+		}
+	})
+}
+
+func TestReservedNamesAreRefused(t *testing.T) {
+	for what, m := range map[string]wasmtest.Module{
+		"an export": {Funcs: []wasmtest.Func{{Export: translate.FuelExport}}},
+		"an import": {Imports: []wasmtest.Import{{Module: translate.MeterModule, Name: "x"}}},
+	} {
+		_, err := translate.Translate(m.Bytes(), translate.Options{})
+		var e *module.Error
+		if !errors.As(err, &e) || e.Check != "names" {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// TestWhatIsAddedIsOutOfReach: modules that name globals, functions or types that only translation adds are refused, even if
+// nobody validated them.
+func TestWhatIsAddedIsOutOfReach(t *testing.T) {
+	for what, body := range map[string][]byte{
+		"the fuel global":           wasmtest.Cat(wasmtest.I64Const(1), []byte{0x24, 0}),
+		"the tick":                  wasmtest.Cat(wasmtest.I64Const(1), wasmtest.I64Const(1), wasmtest.Call(2), []byte{wasmtest.Drop}),
+		"the type of the tick":      wasmtest.Cat(wasmtest.I32Const(0), []byte{0x11, 1, 0}),
+		"a block of a type of it":   {0x02, 1, wasmtest.End},
+		"a reference to the check":  {0xd2, 2, wasmtest.Drop},
+		"a local that is none":      wasmtest.Cat(wasmtest.LocalGet(0), []byte{wasmtest.Drop}),
+		"a table that is none":      wasmtest.Cat(wasmtest.I32Const(0), []byte{0x25, 1, wasmtest.Drop}),
+		"a segment that is none":    {0xfc, 0x0d, 0},
+		"values that are not there": {wasmtest.Drop},
+		"a label that is none":      wasmtest.Br(3),
+	} {
+		wasm := (&wasmtest.Module{Table: []uint32{1}, Funcs: []wasmtest.Func{{Body: body}}}).Bytes()
+		if res, err := translate.Translate(wasm, translate.Options{}); err == nil {
+			t.Errorf("%s: translated to %x", what, res.Wasm)
+		}
+	}
+}
+
+func TestTablesAreBounded(t *testing.T) {
+	for _, c := range []struct {
+		table []uint32
+		most  uint32
+		max   uint64 // 0 for refused
+	}{
+		{[]uint32{1}, 0, translate.DefaultTableElements},
+		{[]uint32{1}, 50, 50},
+		{[]uint32{1, 20}, 50, 20},
+		{[]uint32{1, 1 << 30}, 50, 50},
+		{[]uint32{50, 60}, 50, 50},
+		{[]uint32{51}, 50, 0},
+		{[]uint32{1 << 20}, 0, 1 << 20},
+	} {
+		res, err := translate.Translate((&wasmtest.Module{Table: c.table}).Bytes(), translate.Options{TableElements: c.most, Bounds: module.Bounds{TableElements: 1 << 21}})
+		if c.max == 0 {
+			if err == nil {
+				t.Errorf("%v, bound %d: not refused", c.table, c.most)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := module.Parse(res.Wasm, module.Bounds{TableElements: 1 << 21})
+		if err != nil || m.Tables[0] != (module.Limits{Min: uint64(c.table[0]), Max: c.max, HasMax: true}) {
+			t.Errorf("%v, bound %d: %+v, %v", c.table, c.most, m, err)
+		}
+	}
+}
+
+// TestTheStartFunctionComesAfterTheImage: the start function is not run by instantiating, and finds its data.
+func TestTheStartFunctionComesAfterTheImage(t *testing.T) {
+	m := wasmtest.Module{Memory: []uint32{1}, Start: new(uint32),
+		Data:  []wasmtest.Data{{Offset: 8, Bytes: []byte{5, 0, 0, 0}}, {Offset: 9, Bytes: []byte{1}}},
+		Funcs: []wasmtest.Func{{Body: wasmtest.Cat(wasmtest.I32Const(0), wasmtest.I32Const(0), wasmtest.Load(8), wasmtest.Store(0))}}}
+	for _, k := range kinds {
+		w := newWorld(t, k, features)
+		defer w.close()
+		in, err := w.instantiate(m.Bytes(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := in.Memory().ReadUint32Le(0); got != 0x105 {
+			t.Errorf("%s: the start function found %x", k, got)
+		}
+		if k.translate && (!in.result.Start || len(in.result.Image) != 2) {
+			t.Errorf("%s: %+v", k, in.result)
+		}
+	}
+}
+
+// TestDataThatDoesNotFitStaysWhereItFails: instantiating fails as it did.
+func TestDataThatDoesNotFitStaysWhereItFails(t *testing.T) {
+	m := wasmtest.Module{Memory: []uint32{1}, Data: []wasmtest.Data{{Offset: 0, Bytes: []byte{1}}, {Offset: 65535, Bytes: []byte{1, 2}}}}
+	for _, k := range kinds {
+		w := newWorld(t, k, features)
+		defer w.close()
+		if _, err := w.instantiate(m.Bytes(), ""); err == nil || !strings.Contains(err.Error(), "out of bounds memory access") {
+			t.Errorf("%s: %v", k, err)
+		}
+	}
+}
+
+func TestNamesStayAndDebugInformationGoes(t *testing.T) {
+	m := wasmtest.Module{Imports: []wasmtest.Import{{Module: "env", Name: "x"}}, Funcs: []wasmtest.Func{{Name: "one"}, {Name: "two"}},
+		Custom: []wasmtest.Custom{{Name: ".debug_info", Content: []byte{1}}, {Name: "mine", Content: []byte{1}}, {Name: "sourceMappingURL"}}}
+	res := mustTranslate(t, m.Bytes(), translate.Options{})
+	b, err := module.Take(res.Wasm, module.Bounds{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var custom []string
+	for _, p := range b.Parts {
+		if p.ID != module.SectionCustom {
+			continue
+		}
+		custom = append(custom, p.Name)
+		want := wasmtest.Cat([]byte{4, 1}, wasmtest.Name("ripstop:meter.tick"), []byte{2}, wasmtest.Name("one"), []byte{3}, wasmtest.Name("two"), []byte{4}, wasmtest.Name("ripstop:check"))
+		if p.Name == "name" && !bytes.HasSuffix(p.Entries[0], want) {
+			t.Errorf("names: %q", p.Entries[0])
+		}
+	}
+	if !slices.Equal(custom, []string{"name", "mine"}) {
+		t.Errorf("custom sections: %q", custom)
+	}
+}
+
+func TestTheDirtyMarkIsSetByWhatNoEngineHandsOut(t *testing.T) {
+	zero, null := wasmtest.I32Const(0), []byte{0xd0, funcRef}
+	three := wasmtest.Repeat(3, zero...)
+	for what, c := range map[string]struct {
+		body  []byte
+		dirty uint64
+	}{
+		"nothing":     {nil, 0},
+		"table.get":   {wasmtest.Cat(zero, []byte{0x25, 0, wasmtest.Drop}), 0},
+		"table.size":  {[]byte{0xfc, 0x10, 0, wasmtest.Drop}, 0},
+		"memory.fill": {wasmtest.Cat(three, []byte{0xfc, 0x0b, 0}), 0},
+		"memory.copy": {wasmtest.Cat(three, []byte{0xfc, 0x0a, 0, 0}), 0},
+		"memory.grow": {wasmtest.Cat(zero, []byte{0x40, 0, wasmtest.Drop}), 0},
+		"table.set":   {wasmtest.Cat(zero, null, []byte{0x26, 0}), 1},
+		"table.grow":  {wasmtest.Cat(null, zero, []byte{0xfc, 0x0f, 0, wasmtest.Drop}), 1},
+		"table.fill":  {wasmtest.Cat(zero, null, zero, []byte{0xfc, 0x11, 0}), 1},
+		"table.copy":  {wasmtest.Cat(three, []byte{0xfc, 0x0e, 0, 0}), 1},
+	} {
+		w := newWorld(t, kind{true, true}, features)
+		defer w.close()
+		in, err := w.instantiate((&wasmtest.Module{Memory: []uint32{1}, Table: []uint32{1}, Funcs: []wasmtest.Func{{Export: "f", Body: c.body}}}).Bytes(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.call(in, "f"); err != nil || in.dirty.Get() != c.dirty {
+			t.Errorf("%s: dirty is %d; %v", what, in.dirty.Get(), err)
+		}
+	}
+	// Segments: the generator's modules have passive ones.
+	m := generate(3, 3)
+	for what, body := range map[string][]byte{"table.init": wasmtest.Cat(three, []byte{0xfc, 0x0c, 0, 0}), "elem.drop": {0xfc, 0x0d, 0}, "data.drop": {0xfc, 0x09, 0}} {
+		b, err := module.Take(m.wasm, module.Bounds{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := b.Part(module.SectionCode)
+		bodies := slices.Clone(p.Entries)
+		types := b.Part(module.SectionType)
+		types.Set(append(slices.Clone(types.Entries), []byte{0x60, 0, 0}))
+		funcs := b.Part(module.SectionFunction)
+		funcs.Set(append(slices.Clone(funcs.Entries), wasmtest.U32(uint32(len(types.Entries)-1))))
+		p.Set(append(bodies, wasmtest.Sized(wasmtest.Cat([]byte{0}, body, []byte{wasmtest.End}))))
+		res := mustTranslate(t, b.Bytes(), translate.Options{})
+		after, err := module.Take(res.Wasm, module.Bounds{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dirty := wasmtest.Cat(wasmtest.I32Const(1), []byte{0x24}, wasmtest.U32(uint32(len(after.Globals)-1)))
+		found := false
+		for _, body := range after.Bodies[len(bodies):] {
+			found = found || bytes.Contains(body.Code, dirty)
+		}
+		if !found {
+			t.Errorf("%s sets no mark", what)
+		}
+	}
+}
+
+func TestHiddenGlobalsAreExported(t *testing.T) {
+	m := generate(7, 7)
+	b, err := module.Take(m.wasm, module.Bounds{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	res := mustTranslate(t, m.wasm, translate.Options{})
+	if len(res.Globals) != len(b.Globals) {
+		t.Fatalf("%d globals of %d", len(res.Globals), len(b.Globals))
+	}
+	after, err := module.Parse(res.Wasm, module.Bounds{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, g := range res.Globals {
+		e, ok := after.Export(g.Export)
+		if !ok || e.Kind != module.ExternGlobal || e.Index != g.Index || g.Index != uint32(i) || g.Type != b.Globals[i].Type {
+			t.Errorf("%+v is exported as %+v", g, e)
+		}
+	}
+	if res.Globals[0].Export != "gas" {
+		t.Errorf("a global that has a name got another one: %s", res.Globals[0].Export)
+	}
+}
+
+// TestBulkInstructionsAreAllOrNothing: past a chunk, too, a trap changes nothing, and what overlaps is copied as a whole.
+func TestBulkInstructionsAreAllOrNothing(t *testing.T) {
+	const size = 4 << 16
+	typ := wasmtest.Type{Params: []byte{i32, i32, i32}}
+	args := wasmtest.Cat(wasmtest.LocalGet(0), wasmtest.LocalGet(1), wasmtest.LocalGet(2))
+	wasm := (&wasmtest.Module{Memory: []uint32{4}, Funcs: []wasmtest.Func{
+		{Export: "copy", Type: typ, Body: wasmtest.Cat(args, []byte{0xfc, 0x0a, 0, 0})},
+		{Export: "fill", Type: typ, Body: wasmtest.Cat(args, []byte{0xfc, 0x0b, 0})}}}).Bytes()
+	for _, interpret := range []bool{false, true} {
+		var worlds []*world
+		for _, tr := range []bool{false, true} {
+			w := newWorld(t, kind{interpret, tr}, features)
+			defer w.close()
+			in, err := w.instantiate(wasm, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			pattern := make([]byte, size)
+			for i := range pattern {
+				pattern[i] = byte(i * 7 / 3)
+			}
+			in.Memory().Write(0, pattern)
+			worlds = append(worlds, w)
+		}
+		const big = 3<<16 + 5
+		for _, c := range []struct {
+			name string
+			args [3]uint64
+		}{
+			{"copy", [3]uint64{0, 1, big}}, {"copy", [3]uint64{1, 0, big}}, {"copy", [3]uint64{1000, 0, 200_000}}, {"copy", [3]uint64{0, 65536, 131072}},
+			{"copy", [3]uint64{65537, 0, 65537}}, {"copy", [3]uint64{0, 0, size}}, {"copy", [3]uint64{0, 1, size}}, {"copy", [3]uint64{1, 0, size}},
+			{"copy", [3]uint64{0, 1 << 31, 1 << 31}}, {"copy", [3]uint64{1<<32 - 1, 0, 1<<32 - 1}}, {"copy", [3]uint64{size, size, 0}}, {"copy", [3]uint64{size + 1, 0, 0}},
+			{"fill", [3]uint64{0, 9, size}}, {"fill", [3]uint64{1, 8, size}}, {"fill", [3]uint64{3, 7, 65537}}, {"fill", [3]uint64{1<<32 - 1, 0, 1<<32 - 1}}, {"fill", [3]uint64{size + 1, 0, 0}},
+		} {
+			var memories [][]byte
+			var outcomes []string
+			for _, w := range worlds {
+				_, err := w.call(w.live[0], c.name, c.args[:]...)
+				outcomes = append(outcomes, w.outcome(err))
+				b, _ := w.live[0].Memory().Read(0, size)
+				memories = append(memories, bytes.Clone(b))
+			}
+			if outcomes[0] != outcomes[1] || !bytes.Equal(memories[0], memories[1]) {
+				t.Errorf("%s%v: %s; translated: %s; same memory: %t", c.name, c.args, outcomes[0], outcomes[1], bytes.Equal(memories[0], memories[1]))
+			}
+		}
+	}
+}
+
+func TestAMeterCountsWhatWasUsed(t *testing.T) {
+	var m translate.Meter
+	if got := m.Begin(25_000); got != translate.TickFuel {
+		t.Fatalf("began with %d", got)
+	}
+	if used := m.Used(4_000); used != 6_000 {
+		t.Errorf("used %d", used)
+	}
+	grant, ok := m.Tick(-500)
+	if !ok || grant != translate.TickFuel || m.Used(grant) != 10_500 {
+		t.Errorf("the first tick gave %d, %t; used %d", grant, ok, m.Used(grant))
+	}
+	if grant, ok = m.Tick(-1_000); !ok || grant != 25_000-21_500 || m.Used(grant) != 21_500 {
+		t.Errorf("the second tick gave %d, %t; used %d", grant, ok, m.Used(grant))
+	}
+	if _, ok = m.Tick(-1); ok || m.Used(-1) != 25_001 {
+		t.Errorf("a tick past the budget: %t; used %d", ok, m.Used(-1))
+	}
+	if got := m.Begin(5); got != 5 || m.Used(got) != 0 {
+		t.Errorf("a small budget began with %d", got)
+	}
+	var zero translate.Meter
+	if _, ok := zero.Tick(-1); ok {
+		t.Error("the zero value gave fuel")
+	}
+}
