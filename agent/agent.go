@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	goruntime "runtime"
@@ -31,7 +32,10 @@ import (
 type Recorder interface {
 	// Invocation is one that ended. outcome is "ok", "error" (the guest's failure), "timeout", "rejected" (no slot, no
 	// task), "cancelled" (the client left) or "fault" (ours).
-	Invocation(ctx context.Context, job, outcome string, cold bool, took time.Duration, hostCalls uint64)
+	Invocation(ctx context.Context, job, outcome string, cold bool, took time.Duration)
+	// HostCalls is called once: read tells how many host calls guests made so far, by job, function ("module.name") and
+	// outcome ("ok", "error", "denied", "ended").
+	HostCalls(read func(each func(job, function, outcome string, n uint64)))
 	// Start is a sandbox that was made.
 	Start(job string, took time.Duration)
 	// Inflight says that invocations of a job began (1) or ended (-1).
@@ -77,7 +81,8 @@ type Agent struct {
 
 	mu       sync.RWMutex
 	jobs     map[string]*job
-	prepared map[string]*task // by order id
+	prepared map[string]*task            // by order id
+	counts   map[string]*hostcall.Counts // of jobs' host calls; all versions of a job share them
 	modules  map[string]*loadedModule
 	draining bool
 }
@@ -139,10 +144,21 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 		opts: opts, runtime: rt, reports: newReports(opts.Clock),
 		compiles: make(chan struct{}, opts.Compiles), makers: make(chan struct{}, goruntime.GOMAXPROCS(0)),
 		synced: make(chan struct{}), drain: make(chan struct{}), files: wasi.NewGate(fileCalls),
-		jobs: map[string]*job{}, prepared: map[string]*task{}, modules: map[string]*loadedModule{},
+		jobs: map[string]*job{}, prepared: map[string]*task{}, counts: map[string]*hostcall.Counts{}, modules: map[string]*loadedModule{},
 	}
 	a.life, a.end = context.WithCancel(context.WithoutCancel(ctx))
+	opts.Recorder.HostCalls(a.hostCalls)
 	return a, nil
+}
+
+// hostCalls tells how many host calls the jobs that are served have made.
+func (a *Agent) hostCalls(each func(job, function, outcome string, n uint64)) {
+	a.mu.RLock()
+	counts := maps.Clone(a.counts)
+	a.mu.RUnlock()
+	for job, c := range counts {
+		c.Each(func(f *hostcall.Func, o hostcall.Outcome, n uint64) { each(job, f.String(), o.String(), n) })
+	}
 }
 
 // count notes a sandbox that is ready ahead of its invocation (1), or is no more (-1).
@@ -160,10 +176,11 @@ func orDefault(n, def int) int {
 
 type nobody struct{}
 
-func (nobody) Invocation(context.Context, string, string, bool, time.Duration, uint64) {}
-func (nobody) Start(string, time.Duration)                                             {}
-func (nobody) Inflight(string, int64)                                                  {}
-func (nobody) Metric(string, string, string, float64)                                  {}
+func (nobody) Invocation(context.Context, string, string, bool, time.Duration) {}
+func (nobody) HostCalls(func(func(string, string, string, uint64)))            {}
+func (nobody) Start(string, time.Duration)                                     {}
+func (nobody) Inflight(string, int64)                                          {}
+func (nobody) Metric(string, string, string, float64)                          {}
 
 // Synced is closed once all that was assigned when the agent started is known, whether or not it is ready.
 func (a *Agent) Synced() <-chan struct{} { return a.synced }
@@ -285,6 +302,7 @@ func (a *Agent) order(ctx context.Context, o wire.Order, effects chan<- effect) 
 		delete(a.prepared, o.ID)
 		a.mu.Unlock()
 		if t != nil {
+			a.forget(t.assigned.Job)
 			t.retire()
 		}
 		return
@@ -315,6 +333,7 @@ func (a *Agent) prepare(id string, as wire.Assignment) {
 		r := wire.Report{Kind: wire.ReportPrepared, ID: id, Job: as.Job, Version: as.Version}
 		if err != nil {
 			r.Problem = startProblem(err)
+			a.forget(as.Job)
 		} else {
 			a.mu.Lock()
 			a.prepared[id] = t
@@ -322,6 +341,15 @@ func (a *Agent) prepare(id string, as wire.Assignment) {
 		}
 		a.reports.must(r)
 	})
+}
+
+// forget drops what a job that never came to be has left.
+func (a *Agent) forget(job string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.jobs[job] == nil {
+		delete(a.counts, job)
+	}
 }
 
 // startProblem is why a version cannot be served.
@@ -462,6 +490,7 @@ func (a *Agent) remove(name string) {
 	a.mu.Lock()
 	j := a.jobs[name]
 	delete(a.jobs, name)
+	delete(a.counts, name)
 	a.mu.Unlock()
 	if j == nil {
 		return
@@ -534,9 +563,14 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 	if j := a.jobs[as.Job]; j != nil {
 		follow = j.follow
 	}
+	counts := a.counts[as.Job]
+	if counts == nil {
+		counts = hostcall.NewCounts(a.runtime.Table())
+		a.counts[as.Job] = counts
+	}
 	a.mu.Unlock()
 	t := &task{agent: a, assigned: as, manifest: m, limits: m.Limits, module: mod, audits: newBucket(a.opts.Clock, 20, 10), follow: follow, size: min(a.opts.Pool, m.Limits.Concurrency)}
-	interposers := []hostcall.Interposer{&refusals{task: t}}
+	interposers := []hostcall.Interposer{counts, &refusals{task: t}}
 	if len(m.Policy) > 0 {
 		interposers = append(interposers, rules.With(policy.Options{OnDenied: t.denied}))
 	}

@@ -122,13 +122,13 @@ func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	began := a.opts.Clock.Now()
 	t, j, err := a.enter(r.Context(), name)
 	if err != nil {
-		a.opts.Recorder.Invocation(r.Context(), name, "rejected", false, 0, 0)
+		a.opts.Recorder.Invocation(r.Context(), name, "rejected", false, 0)
 		return false, err
 	}
 	defer a.inflight.Done()
 	defer t.leave()
 	if max := int64(t.limits.Request); r.ContentLength > max {
-		a.opts.Recorder.Invocation(r.Context(), name, "rejected", false, 0, 0)
+		a.opts.Recorder.Invocation(r.Context(), name, "rejected", false, 0)
 		return false, tooLarge(max)
 	}
 
@@ -150,7 +150,7 @@ func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	_ = conn.SetWriteDeadline(info.Deadline.Add(lingering))
 
 	if err := t.slots.take(ctx); err != nil {
-		a.opts.Recorder.Invocation(ctx, name, "rejected", false, 0, 0)
+		a.opts.Recorder.Invocation(ctx, name, "rejected", false, 0)
 		if errors.Is(err, errQueueFull) {
 			return false, &wire.Problem{Code: "queue-full", Status: http.StatusTooManyRequests, Title: "Too many requests",
 				Detail: fmt.Sprintf("%d invocations run and %d wait, which is as many as the job allows", t.limits.Concurrency, max(t.limits.Queue, 0))}
@@ -182,7 +182,7 @@ func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 		span.SetStatus(codes.Error, "")
 		outcome, answer = t.judge(r.Context(), err, info.Invocation)
 	}
-	a.opts.Recorder.Invocation(ctx, name, outcome, cold, a.opts.Clock.Now().Sub(began), result.HostCalls)
+	a.opts.Recorder.Invocation(ctx, name, outcome, cold, a.opts.Clock.Now().Sub(began))
 	return result.HeadSent, answer
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -23,12 +24,13 @@ const maxNames = 100
 
 // Tasks are the instruments of what tasks do: package agent's Recorder.
 type Tasks struct {
-	invocations, coldstarts, errors, timeouts, hostcalls metric.Int64Counter
-	inflight                                             metric.Int64UpDownCounter
-	duration, start                                      metric.Float64Histogram
-	guestCounter                                         metric.Float64Counter
-	guestGauge                                           metric.Float64Gauge
-	guestHistogram                                       metric.Float64Histogram
+	invocations, coldstarts, errors, timeouts metric.Int64Counter
+	inflight                                  metric.Int64UpDownCounter
+	duration, start                           metric.Float64Histogram
+	guestCounter                              metric.Float64Counter
+	guestGauge                                metric.Float64Gauge
+	guestHistogram                            metric.Float64Histogram
+	hostcalls                                 atomic.Pointer[func(each func(job, function, outcome string, n uint64))]
 
 	mu    sync.Mutex
 	names map[string]map[string]bool // of guests' metrics, by job
@@ -41,7 +43,15 @@ func newTasks(m metric.Meter) (*Tasks, error) {
 	t.coldstarts, errs[1] = m.Int64Counter("faas.coldstarts", metric.WithUnit("{coldstart}"), metric.WithDescription("Invocations for which a sandbox had to be made first."))
 	t.errors, errs[2] = m.Int64Counter("faas.errors", metric.WithUnit("{error}"), metric.WithDescription("Invocations that failed."))
 	t.timeouts, errs[3] = m.Int64Counter("faas.timeouts", metric.WithUnit("{timeout}"), metric.WithDescription("Invocations ended at their deadline."))
-	t.hostcalls, errs[4] = m.Int64Counter("ripstop.hostcalls", metric.WithUnit("{call}"), metric.WithDescription("Host calls of guests."))
+	_, errs[4] = m.Int64ObservableCounter("ripstop.hostcalls", metric.WithUnit("{call}"), metric.WithDescription("Host calls of guests, by function and outcome."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			if read := t.hostcalls.Load(); read != nil {
+				(*read)(func(job, function, outcome string, n uint64) {
+					o.Observe(int64(n), metric.WithAttributeSet(attribute.NewSet(attribute.String("job", job), attribute.String("function", function), attribute.String("outcome", outcome))))
+				})
+			}
+			return nil
+		}))
 	t.inflight, errs[5] = m.Int64UpDownCounter("ripstop.task.inflight", metric.WithUnit("{invocation}"), metric.WithDescription("Invocations under way."))
 	t.duration, errs[6] = m.Float64Histogram("faas.invoke_duration", metric.WithUnit("s"), metric.WithDescription("Time from the arrival of a request to its end."))
 	t.start, errs[7] = m.Float64Histogram("faas.init_duration", metric.WithUnit("s"), metric.WithDescription("Time to make a sandbox."))
@@ -56,7 +66,7 @@ func jobAttr(job string) metric.MeasurementOption {
 }
 
 // Invocation notes one that ended.
-func (t *Tasks) Invocation(ctx context.Context, job, outcome string, cold bool, took time.Duration, hostCalls uint64) {
+func (t *Tasks) Invocation(ctx context.Context, job, outcome string, cold bool, took time.Duration) {
 	by := jobAttr(job)
 	t.invocations.Add(ctx, 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("job", job), attribute.String("outcome", outcome))))
 	if cold {
@@ -71,7 +81,11 @@ func (t *Tasks) Invocation(ctx context.Context, job, outcome string, cold bool, 
 		return
 	}
 	t.duration.Record(ctx, took.Seconds(), by)
-	t.hostcalls.Add(ctx, int64(hostCalls), by)
+}
+
+// HostCalls has the counts of host calls read whenever metrics are gathered.
+func (t *Tasks) HostCalls(read func(each func(job, function, outcome string, n uint64))) {
+	t.hostcalls.Store(&read)
 }
 
 // Start notes a sandbox that was made.

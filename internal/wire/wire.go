@@ -94,7 +94,7 @@ const (
 	PathFetch   = "/fetch"           // POST: the request to make, in wire form: HeaderMethod and HeaderURL, other headers prefixed "X-F-", body as it is
 	PathKV      = "/kv/"             // + bucket: GET ?key=, GET ?prefix=&after=&limit=, PUT ?key= (HeaderIf), DELETE ?key= (HeaderIf)
 	PathSecrets = "/secrets"         // GET ?name= gives one secret's bytes
-	PathMetrics = "/otlp/v1/metrics" // POST: OTLP/HTTP protobuf
+	PathMetrics = "/otlp/v1/metrics" // POST: metric families of Prometheus, delimited protobuf messages
 
 	HeaderJob        = "Ripstop-Job"
 	HeaderVersion    = "Ripstop-Version"

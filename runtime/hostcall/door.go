@@ -46,7 +46,8 @@ type Door struct {
 	table     *Table
 	watch     [][]Interposer // by function number; nil where nobody watches
 	observers []Observer
-	states    []any // by library
+	counts    *Counts // nil: nobody counts
+	states    []any   // by library
 	memory    Memory
 	unwind    any // what Dispatch panics with to leave guest frames
 	note      func(ptr, n uint32)
@@ -81,6 +82,12 @@ func NewDoor(t *Table, bind []Binding, interposers []Interposer) (*Door, error) 
 		}
 	}
 	for _, ip := range interposers {
+		if c, ok := ip.(*Counts); ok {
+			if c.table != t {
+				return nil, errors.New("the counts are of another table's functions")
+			}
+			d.counts = c
+		}
 		if o, ok := ip.(Observer); ok {
 			d.observers = append(d.observers, o)
 		}
@@ -185,6 +192,9 @@ func (d *Door) Dispatch(n int, params []uint64) {
 		c.guarded(e, ws)
 	}
 
+	if d.counts != nil {
+		d.counts.count(c, d.outcome)
+	}
 	switch e.results {
 	case 1:
 		params[0] = c.results[0]
