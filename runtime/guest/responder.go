@@ -36,13 +36,16 @@ func headerSize(h http.Header) (n uint64) {
 	return n
 }
 
-// head puts a guest's head on w, without what the host decides.
+// head puts a guest's head on w, without what the host decides: fields that are there already, as the invocation's id,
+// are the host's.
 func (r *responder) head(status int, h http.Header) {
 	dropHop(h)
 	delete(h, "Content-Length")
 	to := r.w.Header()
 	for name, values := range h {
-		to[name] = values
+		if _, taken := to[name]; !taken {
+			to[name] = values
+		}
 	}
 	r.status = status
 }
