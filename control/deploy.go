@@ -55,6 +55,18 @@ func (s *Store) load(ctx context.Context, name string) (state, error) {
 	return state{}, fmt.Errorf("job %s: its current version is missing: %w", name, broker.ErrCorrupt)
 }
 
+// hold keeps other changes of a job away until unlock is called, and reads it; no job is no error.
+func (s *Store) hold(ctx context.Context, job string) (now state, unlock func(), err error) {
+	if unlock, err = s.jobs.lock(ctx, job); err != nil {
+		return state{}, nil, err
+	}
+	if now, err = s.load(ctx, job); err != nil {
+		unlock()
+		return state{}, nil, err
+	}
+	return now, unlock, nil
+}
+
 func (s *Store) version(ctx context.Context, job string, n uint64) (Version, error) {
 	r, err := s.records.Get(ctx, versionKey(job, n))
 	if err != nil {
@@ -122,15 +134,11 @@ func (s *Store) Deploy(ctx context.Context, by, job string, module io.Reader, m 
 			return Job{}, Version{}, err
 		}
 	}
-	unlock, err := s.jobs.lock(ctx, job)
+	now, unlock, err := s.hold(ctx, job)
 	if err != nil {
 		return Job{}, Version{}, err
 	}
 	defer unlock()
-	now, err := s.load(ctx, job)
-	if err != nil {
-		return Job{}, Version{}, err
-	}
 	next := Version{Schema: schema, Job: job, Number: now.job.Latest + 1, Created: s.opts.Clock.Now().UTC(), By: by}
 	switch {
 	case module != nil:
@@ -183,15 +191,11 @@ func (s *Store) Rollback(ctx context.Context, by, job string, to uint64) (Job, V
 	if err := checkName(job); err != nil {
 		return Job{}, Version{}, err
 	}
-	unlock, err := s.jobs.lock(ctx, job)
+	now, unlock, err := s.hold(ctx, job)
 	if err != nil {
 		return Job{}, Version{}, err
 	}
 	defer unlock()
-	now, err := s.load(ctx, job)
-	if err != nil {
-		return Job{}, Version{}, err
-	}
 	if !now.exists() {
 		return Job{}, Version{}, unknownJob(job)
 	}
@@ -381,15 +385,11 @@ func (s *Store) Remove(ctx context.Context, by, job string) error {
 	if err := checkName(job); err != nil {
 		return err
 	}
-	unlock, err := s.jobs.lock(ctx, job)
+	now, unlock, err := s.hold(ctx, job)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	now, err := s.load(ctx, job)
-	if err != nil {
-		return err
-	}
 	if !now.exists() {
 		return unknownJob(job)
 	}

@@ -37,9 +37,9 @@ func (w *worker) handler() http.Handler {
 	mux.HandleFunc("GET "+wire.PathModule+"{digest}", w.serveModule)
 	mux.HandleFunc("POST "+wire.PathFetch, w.forGuest(w.fetch))
 	mux.HandleFunc("GET "+wire.PathSecrets, w.forGuest(w.secret))
-	mux.HandleFunc("GET "+wire.PathKV+"{bucket}", w.forGuest(w.kvRead))
-	mux.HandleFunc("PUT "+wire.PathKV+"{bucket}", w.forGuest(w.kvPut))
-	mux.HandleFunc("DELETE "+wire.PathKV+"{bucket}", w.forGuest(w.kvDelete))
+	mux.HandleFunc("GET "+wire.PathKV+"{bucket}", w.forGuest(inBucket(w.kvRead)))
+	mux.HandleFunc("PUT "+wire.PathKV+"{bucket}", w.forGuest(inBucket(w.kvPut)))
+	mux.HandleFunc("DELETE "+wire.PathKV+"{bucket}", w.forGuest(inBucket(w.kvDelete)))
 	mux.HandleFunc("POST "+wire.PathMetrics, w.pass(w.super.opts.Metrics))
 	mux.HandleFunc("POST "+PathTraces, w.pass(w.super.opts.Spans))
 	return mux
@@ -223,7 +223,21 @@ func (w *worker) secret(rw http.ResponseWriter, r *http.Request, job string, g *
 	return nil
 }
 
-// expected reads the condition of a write.
+// inBucket checks that a bucket was granted, and reads the condition of a write (nil: none).
+func inBucket(f func(rw http.ResponseWriter, r *http.Request, job, bucket string, expect *uint64) error) func(http.ResponseWriter, *http.Request, string, *grant) error {
+	return func(rw http.ResponseWriter, r *http.Request, job string, g *grant) error {
+		bucket := r.PathValue("bucket")
+		if err := g.grants.KV(bucket); err != nil {
+			return err
+		}
+		expect, err := expected(r)
+		if err != nil {
+			return err
+		}
+		return f(rw, r, job, bucket, expect)
+	}
+}
+
 func expected(r *http.Request) (*uint64, error) {
 	h := r.Header.Get(wire.HeaderIf)
 	if h == "" {
@@ -236,11 +250,8 @@ func expected(r *http.Request) (*uint64, error) {
 	return &v, nil
 }
 
-func (w *worker) kvRead(rw http.ResponseWriter, r *http.Request, job string, g *grant) error {
-	bucket, q := r.PathValue("bucket"), r.URL.Query()
-	if err := g.grants.KV(bucket); err != nil {
-		return err
-	}
+func (w *worker) kvRead(rw http.ResponseWriter, r *http.Request, job, bucket string, _ *uint64) error {
+	q := r.URL.Query()
 	if q.Has("key") {
 		item, err := w.store.KVGet(r.Context(), job, bucket, q.Get("key"))
 		if err != nil {
@@ -270,15 +281,7 @@ func (w *worker) kvRead(rw http.ResponseWriter, r *http.Request, job string, g *
 	return json.NewEncoder(rw).Encode(list)
 }
 
-func (w *worker) kvPut(rw http.ResponseWriter, r *http.Request, job string, g *grant) error {
-	bucket := r.PathValue("bucket")
-	if err := g.grants.KV(bucket); err != nil {
-		return err
-	}
-	expect, err := expected(r)
-	if err != nil {
-		return err
-	}
+func (w *worker) kvPut(rw http.ResponseWriter, r *http.Request, job, bucket string, expect *uint64) error {
 	value, err := io.ReadAll(io.LimitReader(r.Body, broker.MaxValue+1))
 	if err != nil {
 		return err
@@ -292,15 +295,7 @@ func (w *worker) kvPut(rw http.ResponseWriter, r *http.Request, job string, g *g
 	return nil
 }
 
-func (w *worker) kvDelete(rw http.ResponseWriter, r *http.Request, job string, g *grant) error {
-	bucket := r.PathValue("bucket")
-	if err := g.grants.KV(bucket); err != nil {
-		return err
-	}
-	expect, err := expected(r)
-	if err != nil {
-		return err
-	}
+func (w *worker) kvDelete(rw http.ResponseWriter, r *http.Request, job, bucket string, expect *uint64) error {
 	if err := w.store.KVDelete(r.Context(), job, bucket, r.URL.Query().Get("key"), expect); err != nil {
 		return err
 	}
