@@ -14,7 +14,7 @@ import (
 //	PREFIX:identity              the store's identity; in a Cluster PREFIX:identity:{…}, one in each slot
 //	{PREFIX:records}:…           meta, revisions, values, index, log, sizes
 //	{PREFIX:lease:NAME}          a hash
-//	{PREFIX:queue:ENT/JOB}:…     see queue.go
+//	{PREFIX:queue:ENT/JOB}:…     see lua/queue.lua
 //	{PREFIX:bucket:NAME}:…       meta, versions, values, index, last
 //	{PREFIX:blob:DIGEST}:…       meta, and a chunk under each number from 0
 //	{PREFIX:names:KIND}          which buckets and blobs there may be: name → when that was noted
@@ -46,6 +46,7 @@ func (k keys) records() group                { return k.group("records") }
 func (k keys) lease(name string) group       { return k.group("lease:" + name) }
 func (k keys) bucket(name string) group      { return k.group("bucket:" + name) }
 func (k keys) blob(d broker.Digest) group    { return k.group("blob:" + string(d)) }
+func (k keys) queue(j broker.Job) group      { return k.group("queue:" + j.String()) }
 func (k keys) names(kind string) group       { return k.group("names:" + kind) }
 func (k keys) identityOf(slot uint16) string { return k.prefix + ":identity:{" + tags()[slot] + "}" }
 

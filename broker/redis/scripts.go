@@ -12,26 +12,30 @@ import (
 //go:embed lua/*.lua
 var files embed.FS
 
-// script is a Lua script. Its source is the first line of its file, which says whether it writes, then prelude.lua, then the rest.
+// script is a Lua script. Its source is the first line of its file, which says whether it writes, then prelude.lua (for those whose
+// name begins with queue_ also queue.lua), then the rest.
 type script struct {
 	name, source, sha string
 	writes            bool
 }
 
 func load(name string) *script {
-	prelude, err := files.ReadFile("lua/prelude.lua")
-	if err != nil {
-		panic(err) // they are part of the program
+	read := func(name string) string {
+		text, err := files.ReadFile(path.Join("lua", name+".lua"))
+		if err != nil {
+			panic(err) // they are part of the program
+		}
+		return string(text)
 	}
-	text, err := files.ReadFile(path.Join("lua", name+".lua"))
-	if err != nil {
-		panic(err)
+	prelude := read("prelude")
+	if strings.HasPrefix(name, "queue_") {
+		prelude += read("queue")
 	}
-	first, rest, _ := strings.Cut(string(text), "\n")
+	first, rest, _ := strings.Cut(read(name), "\n")
 	if !strings.HasPrefix(first, "#!lua") {
 		panic(fmt.Sprintf("lua/%s.lua does not begin with #!lua", name))
 	}
-	s := &script{name: name, source: first + "\n" + string(prelude) + rest, writes: !strings.Contains(first, "no-writes")}
+	s := &script{name: name, source: first + "\n" + prelude + rest, writes: !strings.Contains(first, "no-writes")}
 	sum := sha1.Sum([]byte(s.source)) // as EVALSHA wants it; nothing rests on its strength
 	s.sha = hex.EncodeToString(sum[:])
 	return s

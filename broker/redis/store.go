@@ -27,6 +27,7 @@ type Store struct {
 	blobs   *Blobs
 	buckets *Buckets
 	leases  *Leases
+	queue   *Queue
 
 	mu          sync.Mutex // held while the incarnation is adopted
 	incarnation string
@@ -45,6 +46,9 @@ func Open(ctx context.Context, opts Options) (_ *Store, err error) {
 	s.close = sync.OnceValue(func() error {
 		if s.records != nil {
 			s.records.feed.close()
+		}
+		if s.queue != nil {
+			s.queue.bell.close()
 		}
 		var errs []error
 		for _, l := range s.links {
@@ -99,8 +103,7 @@ func Open(ctx context.Context, opts Options) (_ *Store, err error) {
 		}
 	}
 	s.blobs, s.buckets = &Blobs{link: blobsLink}, &Buckets{link: bucketsLink}
-	s.leases = &Leases{link: leasesLink}
-	_ = queueLink
+	s.leases, s.queue = &Leases{link: leasesLink}, newQueue(queueLink)
 	_, err = s.records.number(ctx)
 	if err != nil {
 		return nil, err
@@ -131,6 +134,9 @@ func (s *Store) Buckets() *Buckets { return s.buckets }
 
 // Leases are the store's leases.
 func (s *Store) Leases() *Leases { return s.leases }
+
+// Queue is the store's queue.
+func (s *Store) Queue() *Queue { return s.queue }
 
 // Durability answers for each server what an acknowledgement of it survives, as its settings were when it was opened.
 func (s *Store) Durability() []Durability {

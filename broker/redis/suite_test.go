@@ -45,6 +45,9 @@ func suites(t *testing.T, url string) {
 	t.Run("leases", func(t *testing.T) {
 		brokertest.Leases(t, func(t *testing.T, c clock.Clock) broker.Leases { return fresh(t, url, Options{Clock: c}).Leases() })
 	})
+	t.Run("queue", func(t *testing.T) {
+		brokertest.Queue(t, func(t *testing.T, c clock.Clock) broker.Queue { return fresh(t, url, Options{Clock: c}).Queue() })
+	})
 	t.Run("buckets", func(t *testing.T) {
 		brokertest.Buckets(t, func(t *testing.T) broker.Buckets { return fresh(t, url, Options{}).Buckets() })
 	})

@@ -1,0 +1,279 @@
+-- Comes after prelude.lua in each script whose name begins with queue_: what an invocation is, and where it stands.
+--
+-- KEYS of these scripts: 1 identity, then
+--   2 meta       counts: waiting, leased, dead, calls; seq, the number of the last one enqueued or requeued
+--   3 items      invocation → its fields, packed
+--   4 payloads   invocation → payload, while it is needed
+--   5 results    invocation → payload of its result, unless empty
+--   6 documents  invocation → document of its callback
+--   7 keys       idempotency key → invocation
+--   8 ready      sorted: by priority, then seq
+--   9 delayed    sorted by when they may be leased
+--  10 leased     sorted by when the lease ends
+--  11 calls      callbacks to deliver, sorted by when they may be leased
+--  12 calling    callbacks leased, sorted by when the lease ends
+--  13 expires    sorted by when they are forgotten
+--  14 letters    dead letters, in order of their IDs
+--  15 orders     "SHA-1 of the order:seq:invocation" of those that have not ended, in order of that
+--
+-- An invocation is in one of ready, delayed, leased and expires, or in none: behind another one of its order, a dead letter, or done
+-- with a callback that is not over. Times are in microseconds. Lists of what a script returns do not repeat {'identity', have} and
+-- {'newer', schema}, which is for a document of a newer version of the program.
+local META, ITEMS, PAYLOADS, RESULTS, DOCUMENTS, IDEMPOTENCY, READY, DELAYED, LEASED, CALLS, CALLING, EXPIRES, LETTERS, ORDERS =
+	KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local SCHEMA = 1
+local T = now()
+
+-- What an item has, in the order in which it is packed. New ones come at the end, with a higher SCHEMA if old programs cannot do
+-- without. state is w(aiting), l(eased), d(one) or x (dead); callback is empty, p(ending), d(one) or x (dead).
+local FIELDS = {
+	'schema', 'state', 'place', 'seq', 'priority', 'order', 'key', 'max', 'ttl', 'first', 'longest', 'size', 'enqueued',
+	'attempts', 'due', 'token', 'worker', 'till', 'reason',
+	'finished', 'outcome', 'result', 'why', 'letter', 'dropped',
+	'callback', 'cplace', 'cmax', 'cattempts', 'cdue', 'ctoken', 'cworker', 'ctill', 'creason', 'called',
+}
+
+local function pack(it)
+	local list = {}
+	for i, name in ipairs(FIELDS) do
+		list[i] = it[name]
+	end
+	return cmsgpack.pack(list)
+end
+
+local function live(it) return it.state == 'w' or it.state == 'l' end
+
+local function calling(it) return not live(it) and it.callback == 'p' end
+
+-- category is under which of the counts it falls, if any.
+local function category(it)
+	if it.state == 'w' then
+		return 'waiting'
+	elseif it.state == 'l' then
+		return 'leased'
+	elseif it.letter == 1 then
+		return 'dead'
+	elseif it.callback == 'p' then
+		return 'calls'
+	end
+end
+
+-- load reads an item; nil if there is none. One of a newer schema has that alone.
+local function load(id)
+	local packed = redis.call('HGET', ITEMS, id)
+	if not packed then
+		return nil
+	end
+	local list, it = cmsgpack.unpack(packed), {id = id}
+	if list[1] > SCHEMA then
+		return {newer = list[1]}
+	end
+	for i, name in ipairs(FIELDS) do
+		it[name] = list[i]
+	end
+	it.was, it.wasletter = category(it), it.letter
+	return it
+end
+
+local PLACES = {r = READY, d = DELAYED, l = LEASED, e = EXPIRES, c = CALLS, k = CALLING}
+
+local function expires(it)
+	if live(it) or it.letter == 1 or it.callback == 'p' then
+		return 0
+	end
+	return math.max(it.finished, it.called, it.dropped) + math.floor(it.ttl / 1000)
+end
+
+-- gone says that time has made it unknown.
+local function gone(it)
+	local at = expires(it)
+	if calling(it) and it.letter == 0 and it.ctoken ~= '' and it.ctill <= T and it.cattempts >= it.cmax then
+		at = math.max(it.finished, it.ctill, it.dropped) + math.floor(it.ttl / 1000)
+	end
+	return at > 0 and at <= T
+end
+
+-- lapsed says that time has changed it.
+local function lapsed(it)
+	return it.state == 'l' and it.till <= T or calling(it) and it.ctoken ~= '' and it.ctill <= T or gone(it)
+end
+
+local function turn(it) return redis.sha1hex(it.order) .. ':' .. string.format('%016.0f', it.seq) .. ':' .. it.id end
+
+local function first_of(order)
+	local hash = redis.sha1hex(order)
+	return redis.call('ZRANGEBYLEX', ORDERS, '[' .. hash .. ':', '(' .. hash .. ';', 'LIMIT', 0, 1)[1]
+end
+
+local function move(it, field, place, score)
+	local have = it[field]
+	if have ~= '' and have ~= place then
+		redis.call('ZREM', PLACES[have], it.id)
+	end
+	if place ~= '' then
+		redis.call('ZADD', PLACES[place], text(score), it.id)
+	end
+	it[field] = place
+end
+
+-- save writes an item where it belongs.
+local function save(it)
+	if it.state == 'l' then
+		move(it, 'place', 'l', it.till)
+	elseif it.state ~= 'w' then
+		local at = expires(it)
+		move(it, 'place', at > 0 and 'e' or '', at)
+	elseif it.order ~= '' and first_of(it.order) ~= turn(it) then
+		move(it, 'place', '', 0)
+	elseif it.due <= T then
+		move(it, 'place', 'r', (9 - it.priority) * 1e14 + it.seq)
+	else
+		move(it, 'place', 'd', it.due)
+	end
+	if not calling(it) then
+		move(it, 'cplace', '', 0)
+	elseif it.ctoken == '' then
+		move(it, 'cplace', 'c', it.cdue)
+	else
+		move(it, 'cplace', 'k', it.ctill)
+	end
+	if it.letter ~= it.wasletter then
+		if it.letter == 1 then
+			redis.call('ZADD', LETTERS, 0, it.id)
+		elseif it.wasletter == 1 then
+			redis.call('ZREM', LETTERS, it.id)
+		end
+		it.wasletter = it.letter
+	end
+	local is = category(it)
+	if is ~= it.was then
+		if it.was then
+			redis.call('HINCRBY', META, it.was, -1)
+		end
+		if is then
+			redis.call('HINCRBY', META, is, 1)
+		end
+		it.was = is
+	end
+	redis.call('HSET', ITEMS, it.id, pack(it))
+end
+
+-- forget removes an item of no category.
+local function forget(it)
+	move(it, 'place', '', 0)
+	move(it, 'cplace', '', 0)
+	redis.call('HDEL', ITEMS, it.id)
+	redis.call('HDEL', PAYLOADS, it.id)
+	redis.call('HDEL', RESULTS, it.id)
+	redis.call('HDEL', DOCUMENTS, it.id)
+	if it.key ~= '' and redis.call('HGET', IDEMPOTENCY, it.key) == it.id then
+		redis.call('HDEL', IDEMPOTENCY, it.key)
+	end
+end
+
+-- finish ends it, at a time that is not in the future.
+local function finish(it, at, outcome, result, reason)
+	it.token, it.worker, it.till = '', '', 0
+	it.finished, it.outcome, it.result, it.why = at, outcome, #result, reason
+	if outcome == 'dead' then
+		it.state, it.letter, it.reason = 'x', 1, reason
+	else
+		it.state, it.letter, it.size = 'd', 0, 0
+		redis.call('HDEL', PAYLOADS, it.id)
+	end
+	if result ~= '' then
+		redis.call('HSET', RESULTS, it.id, result)
+	end
+	if it.cmax > 0 then
+		it.callback, it.cattempts, it.cdue, it.ctoken, it.cworker, it.ctill, it.creason = 'p', 0, at, '', '', 0, ''
+	end
+	if it.order ~= '' then
+		redis.call('ZREM', ORDERS, turn(it))
+		local next = first_of(it.order)
+		next = next and load(string.sub(next, 59)) -- after 40 digits of the hash, 16 of seq and two colons
+		if next and not next.newer then
+			next.due = math.max(next.due, at)
+			save(next)
+		end
+	end
+	save(it)
+end
+
+-- give_back ends an attempt without a result.
+local function give_back(it, at, delay, reason, unstarted)
+	if reason ~= '' then
+		it.reason = reason
+	end
+	if unstarted then
+		it.attempts = it.attempts - 1
+	elseif it.attempts >= it.max then
+		return finish(it, at, 'dead', '', it.reason)
+	end
+	it.token, it.worker, it.till = '', '', 0
+	it.state, it.due = 'w', at + delay
+	save(it)
+end
+
+local function give_back_call(it, at, delay, reason, unstarted)
+	if reason ~= '' then
+		it.creason = reason
+	end
+	if unstarted then
+		it.cattempts = it.cattempts - 1
+	elseif it.cattempts >= it.cmax then
+		it.callback, it.called = 'x', at
+	end
+	it.ctoken, it.cworker, it.ctill, it.cdue = '', '', 0, at + delay
+	save(it)
+end
+
+-- settle does what time has done to an item.
+local function settle(it)
+	if it.state == 'l' and it.till <= T then
+		give_back(it, it.till, 0, 'attempt ' .. it.attempts .. ': its lease ran out', false)
+	end
+	if calling(it) and it.ctoken ~= '' and it.ctill <= T then
+		give_back_call(it, it.ctill, 0, 'attempt ' .. it.cattempts .. ': its lease ran out', false)
+	end
+	if gone(it) then
+		forget(it)
+		return nil
+	end
+	return it
+end
+
+-- settle_some does what time has done to the job's items, up to a number of each kind. Answers an item of a newer schema, if it meets one.
+local function settle_some(limit)
+	for _, place in ipairs({LEASED, CALLING, EXPIRES, DELAYED}) do
+		for _, id in ipairs(redis.call('ZRANGEBYSCORE', place, '-inf', text(T), 'LIMIT', 0, limit)) do
+			local it = load(id)
+			if it.newer then
+				return it
+			elseif place == DELAYED then
+				save(it)
+			else
+				settle(it)
+			end
+		end
+	end
+end
+
+-- owned says that a lease is current.
+local function owned(it, lane, token)
+	if not it or token == '' then
+		return false
+	elseif lane == 'run' then
+		return it.state == 'l' and it.token == token and it.till > T
+	end
+	return calling(it) and it.ctoken == token and it.ctill > T
+end
+
+-- status is what is told of an item; payloads apart.
+local function status(it)
+	return {
+		it.id, it.state, it.attempts, it.max, it.priority, it.order, it.key, text(it.enqueued), text(it.due), it.worker, text(it.till), it.reason,
+		text(it.finished), it.callback, it.cattempts, it.creason, text(expires(it)), it.size, it.result,
+		text(it.ttl), text(it.first), text(it.longest), it.cmax, it.outcome, it.why, it.letter,
+	}
+end
+
