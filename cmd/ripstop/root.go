@@ -36,7 +36,7 @@ func newRoot() *cobra.Command {
 		newDeployCommand(), newInvokeCommand(), newLogsCommand(), newTraceCommand(), newPsCommand(), newRollbackCommand(), newRmCommand(),
 		newSecretCommand(), newTokenCommand(), newAuditCommand(), newVersionCommand(),
 		newRunCommand(),
-		newInspectCommand(),
+		newInspectCommand(), newDoctorCommand(),
 		newServeCommand(),
 		newWorkerCommand(),
 		newCheckCommand(),
