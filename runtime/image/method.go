@@ -77,4 +77,6 @@ const (
 	Tables    Reason = "tables changed" // a table was written to or a segment dropped
 	NoReturn  Reason = "return failed"  // the operating system refused
 	NoEntropy Reason = "no randomness"  // random state could not be renewed
+	// Descriptors says that the host's side could not be brought back.
+	Descriptors Reason = "descriptors changed"
 )

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -65,6 +66,7 @@ type System struct {
 	start     time.Time
 	random    io.Reader
 	fds       table
+	first     []*descriptor // those that New opened
 	roots     []*root
 	wake      chan struct{} // holds one token when some stream may be ready
 	closing   sync.Once
@@ -110,6 +112,7 @@ func New(opts Options) (*System, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, errors.Join(fmt.Errorf("set up WASI: %w", err), s.Close())
 	}
+	s.first = slices.Clone(s.fds.slots)
 	return s, nil
 }
 
@@ -128,6 +131,9 @@ func (s *System) Restart(env []string, stdin io.Reader, stdout, stderr io.Writer
 			old.close()
 		}
 		s.fds.slots[i] = d
+		if s.first != nil {
+			s.first[i] = d
+		}
 	}
 	return nil
 }
