@@ -3,7 +3,6 @@ package agent
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -27,9 +26,6 @@ var _ guest.Services = (*services)(nil)
 
 // maxAnswer bounds a short request's answer, in bytes: a page of a bucket's list with its keys is the longest.
 const maxAnswer = 8 << 20
-
-// prefixed marks the headers of a fetch, apart from the link's own.
-const prefixed = "X-F-"
 
 // do makes a request for the guest. An answer that is an errno comes back as such.
 func (s *services) do(r *http.Request) (*http.Response, error) {
@@ -89,10 +85,10 @@ func (s *services) Fetch(ctx context.Context, r *http.Request) (*http.Response, 
 	out.Header.Set(wire.HeaderMethod, r.Method)
 	out.Header.Set(wire.HeaderURL, r.URL.String())
 	for name, vs := range r.Header {
-		out.Header[prefixed+name] = vs
+		out.Header[wire.PrefixFetch+name] = vs
 	}
 	if r.Host != "" && r.Host != r.URL.Host {
-		out.Header.Set(prefixed+"Host", r.Host)
+		out.Header.Set(wire.PrefixFetch+"Host", r.Host)
 	}
 	resp, err := s.do(out)
 	if err != nil {
@@ -100,7 +96,7 @@ func (s *services) Fetch(ctx context.Context, r *http.Request) (*http.Response, 
 	}
 	h := http.Header{}
 	for name, vs := range resp.Header {
-		if rest, ok := strings.CutPrefix(name, prefixed); ok {
+		if rest, ok := strings.CutPrefix(name, wire.PrefixFetch); ok {
 			h[http.CanonicalHeaderKey(rest)] = vs
 		}
 	}
@@ -135,29 +131,18 @@ func (s *services) KVDelete(ctx context.Context, bucket, key string, expect *uin
 	return err
 }
 
-// listed is a key in the answer to a list; keys are bytes, which JSON strings are not.
-type listed struct {
-	Key     string `json:"key"` // base64
-	Version uint64 `json:"version"`
-	Size    uint64 `json:"size"`
-}
-
 func (s *services) KVList(ctx context.Context, bucket, prefix, after string, limit int) ([]guest.KVItem, error) {
 	_, b, err := s.short(ctx, http.MethodGet, kvPath(bucket, url.Values{"prefix": {prefix}, "after": {after}, "limit": {strconv.Itoa(limit)}}), nil, nil)
 	if err != nil {
 		return nil, err
 	}
-	var list []listed
+	var list []wire.Listed
 	if err := json.Unmarshal(b, &list); err != nil {
 		return nil, fmt.Errorf("list bucket %s: %w", bucket, err)
 	}
 	items := make([]guest.KVItem, len(list))
 	for i, l := range list {
-		key, err := base64.StdEncoding.DecodeString(l.Key)
-		if err != nil {
-			return nil, fmt.Errorf("list bucket %s: %w", bucket, err)
-		}
-		items[i] = guest.KVItem{Key: string(key), Version: l.Version, Size: l.Size}
+		items[i] = guest.KVItem{Key: string(l.Key), Version: l.Version, Size: l.Size}
 	}
 	return items, nil
 }

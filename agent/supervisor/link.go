@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
@@ -23,7 +22,6 @@ import (
 const (
 	maxList    = 1000
 	maxMetrics = 8 << 20
-	prefixed   = "X-F-"
 )
 
 // PathTraces takes spans: POST, an OTLP/HTTP protobuf body.
@@ -165,7 +163,7 @@ func (w *worker) fetch(rw http.ResponseWriter, r *http.Request, _ string, g *gra
 		out.Body = http.NoBody
 	}
 	for name, vs := range r.Header {
-		if rest, ok := strings.CutPrefix(name, prefixed); ok {
+		if rest, ok := strings.CutPrefix(name, wire.PrefixFetch); ok {
 			out.Header[http.CanonicalHeaderKey(rest)] = vs
 		}
 	}
@@ -182,10 +180,10 @@ func (w *worker) fetch(rw http.ResponseWriter, r *http.Request, _ string, g *gra
 	}
 	defer resp.Body.Close()
 	for name, vs := range resp.Header {
-		rw.Header()[prefixed+name] = vs
+		rw.Header()[wire.PrefixFetch+name] = vs
 	}
 	if resp.ContentLength >= 0 {
-		rw.Header().Set(prefixed+"Content-Length", strconv.FormatInt(resp.ContentLength, 10))
+		rw.Header().Set(wire.PrefixFetch+"Content-Length", strconv.FormatInt(resp.ContentLength, 10))
 	}
 	rw.WriteHeader(resp.StatusCode)
 	flush := http.NewResponseController(rw)
@@ -269,14 +267,9 @@ func (w *worker) kvRead(rw http.ResponseWriter, r *http.Request, job, bucket str
 	if err != nil {
 		return err
 	}
-	type listed struct {
-		Key     string `json:"key"` // base64
-		Version uint64 `json:"version"`
-		Size    uint64 `json:"size"`
-	}
-	list := make([]listed, len(items))
+	list := make([]wire.Listed, len(items))
 	for i, item := range items {
-		list[i] = listed{base64.StdEncoding.EncodeToString([]byte(item.Key)), item.Version, uint64(len(item.Value))}
+		list[i] = wire.Listed{Key: []byte(item.Key), Version: item.Version, Size: uint64(len(item.Value))}
 	}
 	return json.NewEncoder(rw).Encode(list)
 }

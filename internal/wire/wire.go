@@ -91,10 +91,12 @@ const (
 	PathOrders  = "/orders"
 	PathReports = "/reports"
 	PathModule  = "/modules/"        // + digest: GET gives the bytes
-	PathFetch   = "/fetch"           // POST: the request to make, in wire form: HeaderMethod and HeaderURL, other headers prefixed "X-F-", body as it is
+	PathFetch   = "/fetch"           // POST: the request to make, in wire form: HeaderMethod and HeaderURL, other headers after PrefixFetch, body as it is
 	PathKV      = "/kv/"             // + bucket: GET ?key=, GET ?prefix=&after=&limit=, PUT ?key= (HeaderIf), DELETE ?key= (HeaderIf)
 	PathSecrets = "/secrets"         // GET ?name= gives one secret's bytes
 	PathMetrics = "/otlp/v1/metrics" // POST: metric families of Prometheus, delimited protobuf messages
+
+	PrefixFetch = "X-F-" // of the headers of a fetch and its answer, apart from the link's own
 
 	HeaderJob        = "Ripstop-Job"
 	HeaderVersion    = "Ripstop-Version"
@@ -105,3 +107,10 @@ const (
 	HeaderRevision   = "Ripstop-Revision"
 	HeaderError      = "Ripstop-Error" // an errno's name, when the answer is one
 )
+
+// Listed is a key in the answer to a list of a bucket. Keys are bytes, which JSON strings are not.
+type Listed struct {
+	Key     []byte `json:"key"` // base64
+	Version uint64 `json:"version"`
+	Size    uint64 `json:"size"`
+}
