@@ -19,8 +19,9 @@ import (
 	"github.com/ripstop-vm/ripstop/api"
 	"github.com/ripstop-vm/ripstop/api/apitest"
 	"github.com/ripstop-vm/ripstop/api/model"
-	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/runtime/guest"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/spf13/cobra"
 )
 
@@ -220,10 +221,32 @@ func TestWhatCannotBeDeployedIsSaidBeforeAnUpload(t *testing.T) {
 	fails(t, exitUsage, "job name", "deploy", moduleFile(t, dir, "a.wasm"), "--name", "Not A Label")
 }
 
+func TestAllMistakesOfAManifestAreToldAtOnceWithTheirPlace(t *testing.T) {
+	server(t, func(o *api.Options) {
+		table, err := hostcall.NewTable(guest.Libraries()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Table = table
+	})
+	dir := t.TempDir()
+	wasm := moduleFile(t, dir, "a.wasm")
+	rules := "policy:\n  - {on: fd_write, do: deny, errno: ENOPE}\n"
+	both := writeText(t, filepath.Join(dir, "both.yaml"), "name: a\nlimits: {memry: 1MiB}\n"+rules)
+	fails(t, exitUsage, both+":2:10: limits.memry", "deploy", wasm, "--manifest", both)
+	fails(t, exitUsage, both+":4:", "deploy", wasm, "--manifest", both)
+	// Of rules alone the server is the judge.
+	alone := writeText(t, filepath.Join(dir, "alone.yaml"), "name: a\n"+rules)
+	fails(t, exitFailed, alone+":3:", "deploy", wasm, "--manifest", alone)
+	fails(t, exitFailed, alone+": policy[0].errno", "deploy", wasm, "--manifest", alone, "--name", "b")
+}
+
 func TestRefusalsSayWhatToDo(t *testing.T) {
 	w := server(t)
 	dir := t.TempDir()
-	fails(t, exitFailed, "no WebAssembly module", "deploy", writeText(t, filepath.Join(dir, "not.wasm"), "#!/bin/sh"))
+	script := writeText(t, filepath.Join(dir, "not.wasm"), "#!/bin/sh")
+	fails(t, exitFailed, script+": ", "deploy", script)
+	fails(t, exitFailed, "no WebAssembly module", "deploy", script)
 	fails(t, exitFailed, "is --token, RIPSTOP_TOKEN or --data that of this server?", "ps", "--token", "wrong")
 	fails(t, exitUsage, "ripstop serve", "ps", "--data", dir)
 	fails(t, exitUsage, "ripstop serve", "token", "--data", dir)
@@ -404,28 +427,4 @@ func TestEveryVerbHasExamplesAndAShortText(t *testing.T) {
 		}
 	}
 	walk(newRoot())
-}
-
-func TestProgressIsShownOnlyOnceAnUploadTakesLong(t *testing.T) {
-	for name, c := range map[string]struct {
-		off   bool
-		ago   time.Duration
-		shows bool
-	}{
-		"at first":      {false, 0, false},
-		"after a while": {false, 2 * progressAfter, true},
-		"not wanted":    {true, 2 * progressAfter, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var out bytes.Buffer
-			p := &progressReader{in: strings.NewReader(strings.Repeat("x", 1<<20)), size: 1 << 20, out: &out, shown: c.off, started: clock.System.Now().Add(-c.ago)}
-			if n, err := io.Copy(io.Discard, p); n != 1<<20 || err != nil {
-				t.Fatal(n, err)
-			}
-			p.clear()
-			if got := strings.Contains(out.String(), "uploading"); got != c.shows {
-				t.Errorf("bar was drawn: %v, want %v", got, c.shows)
-			}
-		})
-	}
 }

@@ -8,25 +8,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
-	"time"
 
 	"github.com/ripstop-vm/ripstop/api/client"
 	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/manifest"
-	"github.com/schollz/progressbar/v3"
+	"github.com/ripstop-vm/ripstop/runtime/guest"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/spf13/cobra"
 )
 
 // manifestNames are the files that `ripstop deploy` looks for in a directory, in this order.
 var manifestNames = []string{"ripstop.yaml", "ripstop.yml"}
-
-// maxManifestBytes bounds a manifest that is read, in bytes; the server's bound is the same.
-const maxManifestBytes = 1 << 20
-
-// progressAfter is how long an upload takes before its progress is shown.
-const progressAfter = time.Second
 
 // deployment is what a deploy's argument turned out to mean.
 type deployment struct {
@@ -34,6 +29,7 @@ type deployment struct {
 	module   string // path; empty: the job's current module
 	manifest string // path; empty: the job's current manifest, or the default
 	text     []byte // of the manifest, as it is sent
+	renamed  bool   // text is not the file's own: positions in it say nothing
 }
 
 func newDeployCommand() *cobra.Command {
@@ -73,9 +69,9 @@ func newDeployCommand() *cobra.Command {
 		if d.manifest != "" {
 			say("manifest %s", escapeLine(d.manifest))
 		}
-		j, err := upload(cmd.Context(), c, d, cmd.ErrOrStderr(), !quiet && !asJSON && isTerminal(cmd.ErrOrStderr()))
+		j, err := upload(cmd.Context(), c, d, cmd.ErrOrStderr(), !quiet && !asJSON)
 		if err != nil {
-			return err
+			return d.locate(err)
 		}
 		if asJSON {
 			return printJSON(cmd.OutOrStdout(), j)
@@ -145,6 +141,7 @@ func plan(target, name, manifestPath string) (deployment, error) {
 		if d.text, err = renamed.JSON(); err != nil {
 			return d, err
 		}
+		d.renamed = true
 	}
 	return d, nil
 }
@@ -156,27 +153,67 @@ func (d *deployment) read() (*manifest.Manifest, error) {
 		return nil, fmt.Errorf("read manifest: %w", err)
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxManifestBytes+1))
+	text, err := io.ReadAll(io.LimitReader(f, manifest.MaxBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("read manifest: %w", err)
 	}
-	if len(text) > maxManifestBytes {
-		return nil, fmt.Errorf("manifest %s is larger than %s", d.manifest, sizeText(maxManifestBytes))
+	if len(text) > manifest.MaxBytes {
+		return nil, fmt.Errorf("manifest %s is larger than %s", d.manifest, sizeText(manifest.MaxBytes))
 	}
-	// Rules need the functions of the server; it checks them.
 	m, err := manifest.Parse(text, nil)
 	if err != nil {
+		// All problems at once: those of the rules, too. In a manifest that is otherwise right the rules are for the server to
+		// check, which may offer other functions than this program knows.
+		table, failed := hostcall.NewTable(guest.Libraries()...)
+		if failed != nil {
+			return nil, failed
+		}
+		_, err = manifest.Parse(text, table)
 		var lines []string
 		for _, e := range manifest.Errors(err) {
-			lines = append(lines, d.manifest+":"+e.Error())
+			lines = append(lines, d.at(e.Error()))
 		}
 		if len(lines) == 0 {
-			lines = []string{d.manifest + ": " + err.Error()}
+			lines = []string{d.at(err.Error())}
 		}
 		return nil, errors.New(strings.Join(lines, "\n"))
 	}
 	d.text = text
 	return m, nil
+}
+
+// position is where in a manifest a problem is: line and column.
+var position = regexp.MustCompile(`^\d+:\d+: `)
+
+// at puts the manifest's name before a problem of it.
+func (d *deployment) at(problem string) string {
+	where := position.FindString(problem)
+	if where == "" || d.renamed {
+		return d.manifest + ": " + strings.TrimPrefix(problem, where)
+	}
+	return d.manifest + ":" + problem
+}
+
+// locate names the file that a server's refusal is about.
+func (d *deployment) locate(err error) error {
+	p, ok := errors.AsType[*model.Problem](err)
+	if !ok {
+		return err
+	}
+	about := *p
+	switch {
+	case p.Code == "manifest-invalid" && d.manifest != "":
+		lines := strings.Split(p.Detail, "\n")
+		for i := range lines {
+			lines[i] = d.at(lines[i])
+		}
+		about.Detail = strings.Join(lines, "\n")
+	case strings.HasPrefix(p.Code, "module-") && d.module != "":
+		about.Detail = d.module + ": " + p.Detail
+	default:
+		return err
+	}
+	return &about
 }
 
 func findManifest(dir string) string {
@@ -220,8 +257,8 @@ func labelOf(path string) string {
 	return strings.Trim(b.String(), "-")
 }
 
-// upload sends d and waits until it serves.
-func upload(ctx context.Context, c *client.Client, d deployment, stderr io.Writer, progress bool) (model.Job, error) {
+// upload sends d and waits until it serves. With show, stderr hears how far it is.
+func upload(ctx context.Context, c *client.Client, d deployment, stderr io.Writer, show bool) (model.Job, error) {
 	u := client.Upload{Manifest: d.text}
 	if d.module != "" {
 		f, err := os.Open(d.module)
@@ -239,40 +276,14 @@ func upload(ctx context.Context, c *client.Client, d deployment, stderr io.Write
 		if !info.Mode().IsRegular() {
 			return model.Job{}, exitError{exitUsage, fmt.Errorf("module %s is no regular file", d.module)}
 		}
-		p := &progressReader{in: f, size: info.Size(), out: stderr, shown: !progress, started: clock.System.Now()}
-		defer p.clear()
-		u.Module, u.Size = p, info.Size()
+		u.Module, u.Size = f, info.Size()
+	}
+	if show {
+		p := startProgress(stderr, isTerminal(stderr), u.Size, clock.System)
+		defer p.stop()
+		if u.Module != nil {
+			u.Module = p.reader(u.Module)
+		}
 	}
 	return c.Deploy(ctx, d.job, u)
-}
-
-// progressReader shows how much was read once reading has taken progressAfter.
-type progressReader struct {
-	in      io.Reader
-	size    int64
-	out     io.Writer
-	shown   bool // nothing more to decide
-	started time.Time
-	read    int64
-	bar     *progressbar.ProgressBar
-}
-
-func (p *progressReader) Read(b []byte) (int, error) {
-	n, err := p.in.Read(b)
-	p.read += int64(n)
-	if !p.shown && clock.System.Now().Sub(p.started) >= progressAfter {
-		p.shown = true
-		p.bar = progressbar.NewOptions64(p.size, progressbar.OptionSetWriter(p.out), progressbar.OptionShowBytes(true),
-			progressbar.OptionSetDescription("uploading"), progressbar.OptionFullWidth(), progressbar.OptionClearOnFinish())
-	}
-	if p.bar != nil {
-		_ = p.bar.Set64(p.read) // a bar that cannot be drawn is no reason to stop
-	}
-	return n, err
-}
-
-func (p *progressReader) clear() {
-	if p.bar != nil {
-		_ = p.bar.Clear()
-	}
 }
