@@ -58,8 +58,16 @@ func (l *link) options(check func(context.Context, *redis.Conn) error) (*redis.U
 	}, nil
 }
 
+// quiet is a logger of the client that says nothing: each error comes back to who called.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+var beQuiet = sync.OnceFunc(func() { redis.SetLogger(quiet{}) })
+
 // open makes the clients.
 func (l *link) open(check func(context.Context, *redis.Conn) error) error {
+	beQuiet()
 	u, err := l.options(check)
 	if err != nil {
 		return err

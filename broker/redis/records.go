@@ -83,7 +83,11 @@ func (r *Records) greet(ctx context.Context, c *redis.Conn) error {
 	if err != nil {
 		return err
 	}
-	err = r.greetAs(ctx, c, parseInfo(info)["run_id"])
+	about := parseInfo(info)
+	if about["redis_mode"] == "sentinel" { // go-redis calls it for these, too
+		return nil
+	}
+	err = r.greetAs(ctx, c, about["run_id"])
 	if err != nil && unsent(err) && r.link.cluster != nil {
 		return nil // a node of a Cluster that has no records
 	}

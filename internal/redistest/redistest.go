@@ -56,6 +56,24 @@ func StartTCP(t testing.TB, settings ...string) *Server {
 
 func start(t testing.TB, port int, settings []string) *Server {
 	t.Helper()
+	s := newServer(t, port, settings)
+	s.Restart()
+	return s
+}
+
+func sentinelServer(t testing.TB, master int) *Server {
+	t.Helper()
+	s := newServer(t, freePort(t), []string{
+		fmt.Sprintf("sentinel monitor mymaster 127.0.0.1 %d 2", master), "sentinel down-after-milliseconds mymaster 500",
+		"sentinel failover-timeout mymaster 3000", "sentinel parallel-syncs mymaster 1",
+	})
+	s.sentinel = true
+	s.Restart()
+	return s
+}
+
+func newServer(t testing.TB, port int, settings []string) *Server {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "redis") // t.TempDir's names are too long for a socket's path
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +81,6 @@ func start(t testing.TB, port int, settings []string) *Server {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	s := &Server{Dir: dir, Socket: filepath.Join(dir, "redis.sock"), Port: port, t: t, settings: settings}
 	t.Cleanup(s.Kill)
-	s.Restart()
 	return s
 }
 
