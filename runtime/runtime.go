@@ -15,6 +15,7 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/image"
 	"github.com/ripstop-vm/ripstop/runtime/module"
+	"github.com/ripstop-vm/ripstop/runtime/translate"
 )
 
 // The errors a guest can end with are the engine's and the door's.
@@ -40,7 +41,10 @@ type Options struct {
 	CacheDir  string              // compiled code between runs; empty for nowhere
 	// Endless runs guests without the engine's check for a done context, so that a guest ends only by itself.
 	Endless bool
-	Clock   clock.Clock // nil means the system clock
+	// Meter translates modules before they are compiled (package translate). Guests are then bounded in fuel and stack and see
+	// deadlines at their ticks, not by the engine's means, which cost tight loops 30 times their time.
+	Meter bool
+	Clock clock.Clock // nil means the system clock
 	// Memory is how sandboxes that begin as images get and return their memories.
 	Memory image.SpaceOptions
 }
@@ -51,6 +55,7 @@ type Runtime struct {
 	opts   Options
 	table  *hostcall.Table
 	engine engine.Engine
+	valid  engine.Engine // validates what is to be translated; nil without Meter
 	space  space
 }
 
@@ -63,11 +68,17 @@ func Open(ctx context.Context, opts Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := wazero.Open(ctx, t, wazero.Options{Interpret: opts.Interpret, CacheDir: opts.CacheDir, Endless: opts.Endless})
+	e, err := wazero.Open(ctx, t, wazero.Options{Interpret: opts.Interpret, CacheDir: opts.CacheDir, Endless: opts.Endless, Metered: opts.Meter})
 	if err != nil {
 		return nil, err
 	}
-	return &Runtime{opts: opts, table: t, engine: e}, nil
+	r := &Runtime{opts: opts, table: t, engine: e}
+	if opts.Meter {
+		if r.valid, err = wazero.Open(ctx, t, wazero.Options{Interpret: true, Endless: true}); err != nil {
+			return nil, errors.Join(err, e.Close())
+		}
+	}
+	return r, nil
 }
 
 // Table is the numbered host functions that guests may import.
@@ -76,6 +87,9 @@ func (r *Runtime) Table() *hostcall.Table { return r.table }
 // Close ends the runtime.
 func (r *Runtime) Close() error {
 	err := r.engine.Close()
+	if r.valid != nil {
+		err = errors.Join(err, r.valid.Close())
+	}
 	r.space.once.Do(func() { r.space.err = ErrClosed })
 	if r.space.space != nil {
 		err = errors.Join(err, r.space.space.Close())
@@ -95,6 +109,7 @@ type Module struct {
 	info    *module.Module
 	digest  Digest
 	state   state
+	metered *translate.Result // nil without Options.Meter
 }
 
 // Compile checks a binary against the bounds, audits its imports against the host functions on offer, and compiles it.
@@ -106,6 +121,9 @@ func (r *Runtime) Compile(ctx context.Context, wasm []byte) (*Module, error) {
 	}
 	if err := module.Audit(info, r.table); err != nil {
 		return nil, err
+	}
+	if r.opts.Meter {
+		return r.compileMetered(ctx, wasm, info)
 	}
 	code, err := r.engine.Compile(ctx, wasm)
 	if err != nil {
@@ -137,6 +155,15 @@ type SandboxOptions struct {
 	Image *image.Image
 	// Entropy renews a guest's random state whenever it begins as the image; nil means the operating system's randomness.
 	Entropy io.Reader
+	// Fuel bounds each outermost call into a guest that is metered, and its start function; 0 means any amount. The guest
+	// ends with a LimitError of the limit "fuel". Package translate says what costs how much.
+	Fuel uint64
+	// Depth bounds the stack of a guest that is metered, in bytes of frames; 0 means translate.DefaultDepth. The guest ends with a
+	// Trap, "stack overflow".
+	Depth uint64
+	// Tick is called at each tick of a guest that is metered, every few microseconds while it computes. An error ends the
+	// guest, with that error. nil means nothing.
+	Tick func(context.Context) error
 	// HostCalls bounds the host calls from the start function on, until Door.Limit sets another bound; 0 means any number.
 	// The guest ends with a LimitError of the limit "host calls".
 	HostCalls uint64
@@ -153,6 +180,7 @@ type Sandbox struct {
 	clock    clock.Clock
 	observed bool
 	closed   atomic.Bool
+	metering *metering    // nil unless the module is metered
 	rewind   *rewind      // nil unless it began as an image
 	calls    atomic.Int32 // under way; counted if it began as an image
 }
@@ -182,6 +210,9 @@ func (m *Module) NewSandbox(ctx context.Context, opts SandboxOptions) (*Sandbox,
 		err = s.begin(func(mem engine.Memory) (engine.Instance, error) { return m.code.InstantiateOn(ctx, d, mem) }, &opts)
 	} else {
 		s.instance, err = m.code.Instantiate(ctx, d, opts.MemoryPages)
+	}
+	if err == nil && m.metered != nil {
+		err = s.meter(ctx, &opts)
 	}
 	if err != nil {
 		return nil, err
@@ -236,11 +267,11 @@ func (f *Function) Call(ctx context.Context, stack []uint64) error {
 		defer s.leave()
 	}
 	if !s.observed {
-		return f.fn.Call(ctx, stack)
+		return s.run(ctx, f.fn, stack)
 	}
 	began := s.clock.Now()
 	s.door.Emit(hostcall.Event{Kind: hostcall.EventStart, Name: f.name})
-	err := f.fn.Call(ctx, stack)
+	err := s.run(ctx, f.fn, stack)
 	s.door.Emit(hostcall.Event{Kind: hostcall.EventEnd, Name: f.name, Err: err, Took: s.clock.Now().Sub(began)})
 	return err
 }

@@ -54,6 +54,8 @@ type Instance interface {
 	Global(name string) Global
 	// Memory is the instance's first memory; empty if it has none.
 	Memory() hostcall.Memory
+	// Meter sets what is asked at each tick of a translated module (package translate); without it a tick ends the guest.
+	Meter(Tick)
 	// Shorten has the instance see that the owner of its memory has made it shorter. It is false if the engine cannot do
 	// that; then the instance must not be called again.
 	Shorten() bool
@@ -62,6 +64,10 @@ type Instance interface {
 	// Close ends the instance and gives its memory back.
 	Close() error
 }
+
+// Tick is called by a translated guest that has used up its fuel, or its stack, with what is left of both: below zero if it is
+// used up. It answers the fuel to go on with, or why the guest has to end: Call then fails with that error. ctx is the call's.
+type Tick func(ctx context.Context, fuel, depth int64) (int64, error)
 
 // Global is a mutable global of an instance. Its value is the bits of the number, the lowest ones if it has 32.
 type Global interface {

@@ -31,7 +31,7 @@ const (
 // Options configures a translation. The zero value has the platform's bounds.
 type Options struct {
 	Bounds        module.Bounds // of the module; zero fields mean the defaults
-	TableElements uint32        // what a table may grow to; 0 means DefaultTableElements
+	TableElements uint32        // what the tables may grow to together; 0 means DefaultTableElements
 	Depth         int64         // what the depth global begins as, in bytes; 0 means DefaultDepth
 
 	each bool // charge each instruction by itself: what regions are held against in tests
@@ -175,7 +175,7 @@ func reserved(b *module.Binary) error {
 	return nil
 }
 
-// tables bounds the tables.
+// tables bounds the tables: each may grow to an equal share, or stay as large as it is.
 func (t *translation) tables() error {
 	p := t.source.Part(module.SectionTable)
 	if p == nil {
@@ -184,13 +184,14 @@ func (t *translation) tables() error {
 	most := uint64(t.opts.TableElements)
 	own := t.source.Tables[len(t.source.Tables)-len(p.Entries):]
 	entries := make([][]byte, len(own))
+	least := uint64(0)
 	for i, table := range own {
 		l := &table.Limits
-		if l.Min > most {
-			return &module.Error{Check: "bounds", Offset: -1, Msg: fmt.Sprintf("a table of %d elements; at most %d are allowed", l.Min, most)}
+		if least += l.Min; least > most {
+			return &module.Error{Check: "bounds", Offset: -1, Msg: fmt.Sprintf("tables with %d elements; at most %d are allowed", least, most)}
 		}
-		if !l.HasMax || l.Max > most {
-			l.Max, l.HasMax = most, true
+		if share := max(l.Min, most/uint64(len(own))); !l.HasMax || l.Max > share {
+			l.Max, l.HasMax = share, true
 		}
 		entries[i] = table.Append(nil)
 	}

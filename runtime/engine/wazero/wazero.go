@@ -18,6 +18,7 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/engine"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	format "github.com/ripstop-vm/ripstop/runtime/module"
+	"github.com/ripstop-vm/ripstop/runtime/translate"
 )
 
 var _ engine.Engine = (*Engine)(nil)
@@ -29,6 +30,8 @@ type Options struct {
 	// Endless leaves out the engine's own way to end a guest whose context is done. Guests then run until they return,
 	// and calls cost a tenth. It is the one switch for deadlines by the engine's means.
 	Endless bool
+	// Metered offers what translated modules import, and is Endless: their ticks see deadlines.
+	Metered bool
 }
 
 // Engine is one wazero runtime and the host functions of a table in it.
@@ -44,6 +47,7 @@ var unwind = sys.NewExitError(0)
 
 // Open makes an engine that serves imports from t.
 func Open(ctx context.Context, t *hostcall.Table, opts Options) (*Engine, error) {
+	opts.Endless = opts.Endless || opts.Metered
 	cfg := wazero.NewRuntimeConfigCompiler()
 	if opts.Interpret {
 		cfg = wazero.NewRuntimeConfigInterpreter()
@@ -68,6 +72,12 @@ func Open(ctx context.Context, t *hostcall.Table, opts Options) (*Engine, error)
 		}
 		b.NewFunctionBuilder().WithGoFunction(trampoline(n), types(f.Params), types(f.Results)).Export(f.Name)
 	}
+	if opts.Metered {
+		i64 := api.ValueTypeI64
+		b := e.runtime.NewHostModuleBuilder(translate.MeterModule)
+		b.NewFunctionBuilder().WithGoFunction(api.GoFunc(tick), []api.ValueType{i64, i64}, []api.ValueType{i64}).Export(translate.TickName)
+		builders[translate.MeterModule] = b
+	}
 	for name, b := range builders {
 		if _, err := b.Instantiate(ctx); err != nil {
 			return nil, errors.Join(fmt.Errorf("offer host module %s: %w", name, err), e.Close())
@@ -86,8 +96,27 @@ func (n trampoline) Call(ctx context.Context, stack []uint64) {
 // doorContext is the context that guests run under: it leads a host call back to its sandbox.
 type doorContext struct {
 	context.Context
-	door *hostcall.Door
+	door  *hostcall.Door
+	tick  engine.Tick // nil while the instance is made: nothing runs then
+	ended error       // why a tick ended the guest
 }
+
+// tick is what translated guests call.
+func tick(ctx context.Context, stack []uint64) {
+	c := ctx.(*doorContext)
+	if c.tick == nil {
+		c.ended = errUnmetered
+		panic(unwind)
+	}
+	fuel, err := c.tick(c.Context, int64(stack[0]), int64(stack[1]))
+	if err != nil {
+		c.ended = err
+		panic(unwind)
+	}
+	stack[0] = uint64(fuel)
+}
+
+var errUnmetered = errors.New("a translated module runs without a meter")
 
 func types(ts []hostcall.ValueType) []api.ValueType {
 	out := make([]api.ValueType, len(ts))
@@ -148,7 +177,7 @@ func (m *module) InstantiateOn(ctx context.Context, d *hostcall.Door, mem engine
 	lin := &linear{door: d, memory: mem}
 	d.Attach(lin, unwind)
 	mark := d.Enter(ctx)
-	run := &doorContext{experimental.WithMemoryAllocator(ctx, lin), d}
+	run := &doorContext{Context: experimental.WithMemoryAllocator(ctx, lin), door: d}
 	cfg := wazero.NewModuleConfig().WithName("").WithStartFunctions().WithRandSource(m.engine.random)
 	mod, err := m.engine.runtime.InstantiateModule(run, m.code, cfg)
 	if err = d.Leave(mark, failure(ctx, err)); err != nil {
@@ -165,8 +194,11 @@ type instance struct {
 	door   *hostcall.Door
 	module api.Module
 	memory *linear
+	tick   engine.Tick
 	closed atomic.Bool
 }
+
+func (i *instance) Meter(t engine.Tick) { i.tick = t }
 
 func (i *instance) Memory() hostcall.Memory { return i.memory }
 
@@ -209,9 +241,13 @@ type function struct {
 func (f *function) Call(ctx context.Context, stack []uint64) error {
 	d := f.instance.door
 	mark := d.Enter(ctx)
-	err := f.fn.CallWithStack(&doorContext{ctx, d}, stack)
-	if err == nil {
+	run := &doorContext{Context: ctx, door: d, tick: f.instance.tick}
+	err := f.fn.CallWithStack(run, stack)
+	switch {
+	case err == nil:
 		return d.Leave(mark, nil)
+	case run.ended != nil:
+		return d.Leave(mark, run.ended)
 	}
 	return d.Leave(mark, failure(ctx, err))
 }

@@ -1,0 +1,135 @@
+package runtime
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/ripstop-vm/ripstop/runtime/engine"
+	"github.com/ripstop-vm/ripstop/runtime/module"
+	"github.com/ripstop-vm/ripstop/runtime/translate"
+)
+
+// compileMetered validates the original, translates it, and compiles the result, which validates that. Translation may make valid
+// what was not: a guest could then reach what was added.
+func (r *Runtime) compileMetered(ctx context.Context, wasm []byte, info *module.Module) (*Module, error) {
+	bad := func(err error) error { return &module.Error{Check: "validation", Offset: -1, Msg: err.Error()} }
+	original, err := r.valid.Compile(ctx, wasm)
+	if err != nil {
+		return nil, bad(err)
+	}
+	if err := original.Close(); err != nil {
+		return nil, err
+	}
+	res, err := translate.Translate(wasm, translate.Options{Bounds: r.opts.Bounds})
+	if err != nil {
+		return nil, err
+	}
+	translated, err := module.Parse(res.Wasm, module.Bounds{FunctionBytes: math.MaxInt32, Size: math.MaxInt32})
+	if err != nil {
+		return nil, fmt.Errorf("a translated module cannot be read: %w", err)
+	}
+	code, err := r.engine.Compile(ctx, res.Wasm)
+	if err != nil {
+		return nil, bad(fmt.Errorf("translated: %w", err))
+	}
+	res.Wasm = nil // it is compiled
+	return &Module{runtime: r, code: code, info: info, digest: sha256.Sum256(wasm), state: stateOf(translated, translate.DirtyExport), metered: res}, nil
+}
+
+// metering is a sandbox's fuel and stack.
+type metering struct {
+	meter       translate.Meter
+	fuel, depth engine.Global
+	budget      int64 // fuel of each outermost call
+	bound       int64 // bytes of frames
+	used        int64 // fuel of the last outermost call
+	inside      int   // calls into the guest under way
+	tick        func(context.Context) error
+}
+
+// meter makes a new instance of a translated module begin: its data, and its start function, unless it began as an image.
+func (s *Sandbox) meter(ctx context.Context, opts *SandboxOptions) error {
+	m := &metering{fuel: s.instance.Global(translate.FuelExport), depth: s.instance.Global(translate.DepthExport),
+		budget: math.MaxInt64, bound: translate.DefaultDepth, tick: opts.Tick}
+	if m.fuel == nil || m.depth == nil {
+		return errors.Join(errors.New("the engine does not show the meter's globals"), s.Close())
+	}
+	if opts.Fuel != 0 {
+		m.budget = int64(min(opts.Fuel, math.MaxInt64))
+	}
+	if opts.Depth != 0 {
+		m.bound = int64(min(opts.Depth, math.MaxInt64))
+	}
+	s.metering = m
+	s.instance.Meter(m.next)
+	if s.rewind != nil {
+		return nil
+	}
+	memory := s.instance.Memory().Bytes()
+	for _, e := range s.module.metered.Image {
+		copy(memory[e.Offset:], e.Bytes) // it fits: translation held it against the memory's minimum
+	}
+	if s.module.metered.Start {
+		if err := s.run(ctx, s.instance.Function(translate.StartExport), nil); err != nil {
+			return errors.Join(err, s.Close())
+		}
+	}
+	return nil
+}
+
+// next is what happens at a tick.
+func (m *metering) next(ctx context.Context, fuel, depth int64) (int64, error) {
+	if depth < 0 {
+		return 0, &engine.Trap{Reason: "stack overflow"}
+	}
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	grant, ok := m.meter.Tick(fuel)
+	if !ok {
+		return 0, &engine.LimitError{Limit: "fuel", Used: uint64(m.meter.Used(fuel)), Max: uint64(m.budget)}
+	}
+	if m.tick != nil {
+		if err := m.tick(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return grant, nil
+}
+
+// run calls the guest. The outermost call has the whole fuel and stack; one from within a host call goes on with what is
+// left, and the stack is afterwards what it was.
+func (s *Sandbox) run(ctx context.Context, fn engine.Function, stack []uint64) error {
+	m := s.metering
+	if m == nil {
+		return fn.Call(ctx, stack)
+	}
+	outermost, depth := m.inside == 0, m.depth.Get()
+	m.inside++
+	if outermost {
+		if err := ctx.Err(); err != nil {
+			m.inside--
+			return context.Cause(ctx)
+		}
+		m.fuel.Set(uint64(m.meter.Begin(m.budget)))
+		m.depth.Set(uint64(m.bound))
+	}
+	err := fn.Call(ctx, stack)
+	if m.inside--; outermost {
+		m.used = m.meter.Used(int64(m.fuel.Get()))
+	} else {
+		m.depth.Set(depth)
+	}
+	return err
+}
+
+// Fuel is what the last outermost call into the guest took; 0 if it is not metered.
+func (s *Sandbox) Fuel() uint64 {
+	if s.metering == nil {
+		return 0
+	}
+	return uint64(s.metering.used)
+}

@@ -1,0 +1,195 @@
+package runtime_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/ripstop-vm/ripstop/internal/wasmtest"
+	"github.com/ripstop-vm/ripstop/runtime"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/module"
+)
+
+// metered opens runtimes that meter their guests: one that compiles and one that interprets.
+func metered(t *testing.T, libraries []*hostcall.Library, f func(t *testing.T, rt *runtime.Runtime)) {
+	for name, interpret := range map[string]bool{"compiled": false, "interpreted": true} {
+		t.Run(name, func(t *testing.T) {
+			rt, err := runtime.Open(context.Background(), runtime.Options{Libraries: libraries, Interpret: interpret, Meter: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer rt.Close()
+			f(t, rt)
+		})
+	}
+}
+
+func meteredSandbox(t *testing.T, rt *runtime.Runtime, m wasmtest.Module, opts runtime.SandboxOptions) (*runtime.Sandbox, error) {
+	t.Helper()
+	code, err := rt.Compile(context.Background(), m.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.MemoryPages = 16
+	s, err := code.NewSandbox(context.Background(), opts)
+	if err == nil {
+		t.Cleanup(func() { s.Close() })
+	}
+	return s, err
+}
+
+var endless = wasmtest.Loop(wasmtest.Br(0))
+
+func TestFuelIsABoundOfEachCall(t *testing.T) {
+	count := wasmtest.Func{Export: "count", Type: wasmtest.Type{Params: []byte{wasmtest.I32}},
+		Body: wasmtest.Loop(wasmtest.LocalGet(0), wasmtest.I32Const(1), []byte{wasmtest.I32Sub, 0x22, 0, 0x0d, 0})}
+	used := map[string]uint64{}
+	metered(t, nil, func(t *testing.T, rt *runtime.Runtime) {
+		ctx := context.Background()
+		s, err := meteredSandbox(t, rt, wasmtest.Module{Funcs: []wasmtest.Func{{Export: "f", Body: endless}, count}}, runtime.SandboxOptions{Fuel: 100_000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			_, err = s.Call(ctx, "f")
+			var limit *runtime.LimitError
+			if !errors.As(err, &limit) || limit.Limit != "fuel" || limit.Max != 100_000 || limit.Used <= limit.Max || limit.Used > limit.Max+5000 {
+				t.Errorf("an endless loop: %v", err)
+			}
+			if s.Fuel() != limit.Used {
+				t.Errorf("used %d, the error says %d", s.Fuel(), limit.Used)
+			}
+		}
+		if _, err := s.Call(ctx, "count", 1000); err != nil {
+			t.Error(err)
+		}
+		used[t.Name()] = s.Fuel()
+	})
+	for _, n := range used {
+		if n < 1000 || n != used["TestFuelIsABoundOfEachCall/compiled"] {
+			t.Errorf("1,000 turns took %v", used)
+		}
+	}
+}
+
+func TestMeteredGuestsEndAtDeadlinesAndTicks(t *testing.T) {
+	stop := errors.New("stop")
+	metered(t, nil, func(t *testing.T, rt *runtime.Runtime) {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		ticks := 0
+		s, err := meteredSandbox(t, rt, wasmtest.Module{Funcs: []wasmtest.Func{{Export: "f", Body: endless}}}, runtime.SandboxOptions{Tick: func(context.Context) error {
+			if ticks++; ticks == 5 {
+				cancel(stop)
+			}
+			return nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // during a call, and before one
+			if _, err := s.Call(ctx, "f"); !errors.Is(err, stop) || ticks != 5 {
+				t.Errorf("after %d ticks: %v", ticks, err)
+			}
+		}
+		ticks = -1 << 30
+		other := errors.New("other")
+		s, err = meteredSandbox(t, rt, wasmtest.Module{Funcs: []wasmtest.Func{{Export: "f", Body: endless}}}, runtime.SandboxOptions{Tick: func(context.Context) error { return other }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Call(context.Background(), "f"); !errors.Is(err, other) {
+			t.Error(err)
+		}
+	})
+}
+
+func TestTheStackOfAMeteredGuestIsBounded(t *testing.T) {
+	metered(t, nil, func(t *testing.T, rt *runtime.Runtime) {
+		s, err := meteredSandbox(t, rt, wasmtest.Module{Funcs: []wasmtest.Func{{Export: "f", Body: wasmtest.Call(0)}}}, runtime.SandboxOptions{Depth: 64 << 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			_, err = s.Call(context.Background(), "f")
+			var trap *runtime.Trap
+			if !errors.As(err, &trap) || trap.Reason != "stack overflow" || s.Fuel() > 20_000 {
+				t.Errorf("it took %d fuel: %v", s.Fuel(), err)
+			}
+		}
+	})
+}
+
+// TestTheStartFunctionIsMetered: it finds its data, and a loop in it ends.
+func TestTheStartFunctionIsMetered(t *testing.T) {
+	metered(t, nil, func(t *testing.T, rt *runtime.Runtime) {
+		m := wasmtest.Module{Memory: []uint32{1}, Start: new(uint32), Data: []wasmtest.Data{{Offset: 8, Bytes: []byte{5}}},
+			Funcs: []wasmtest.Func{{Body: wasmtest.Cat(wasmtest.I32Const(0), wasmtest.I32Const(0), wasmtest.Load(8), wasmtest.Store(0))}}}
+		s, err := meteredSandbox(t, rt, m, runtime.SandboxOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Memory().Bytes()[0]; got != 5 {
+			t.Errorf("the start function found %d", got)
+		}
+		im, err := s.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer im.Close()
+		s.Memory().Bytes()[0] = 9
+		again, err := s.Module().NewSandbox(context.Background(), runtime.SandboxOptions{MemoryPages: 16, Image: im})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer again.Close()
+		if got := again.Memory().Bytes()[0]; got != 5 {
+			t.Errorf("a sandbox that began as the image found %d", got)
+		}
+		m.Funcs[0].Body = endless
+		var limit *runtime.LimitError
+		if _, err = meteredSandbox(t, rt, m, runtime.SandboxOptions{Fuel: 50_000}); !errors.As(err, &limit) || limit.Limit != "fuel" {
+			t.Errorf("an endless start function: %v", err)
+		}
+	})
+}
+
+// TestAGuestThatIsCalledFromAHostCallGoesOnWithItsFuel: calls into the guest from a host call have no fuel of their own, and give
+// the stack back.
+func TestAGuestThatIsCalledFromAHostCallGoesOnWithItsFuel(t *testing.T) {
+	var s *runtime.Sandbox
+	var inner error
+	library := &hostcall.Library{Name: "host", Funcs: []hostcall.Func{{Module: "host", Name: "again", Call: func(c *hostcall.Call) {
+		_, inner = s.Call(c.Context(), "deep")
+	}}}}
+	metered(t, []*hostcall.Library{library}, func(t *testing.T, rt *runtime.Runtime) {
+		var err error
+		s, err = meteredSandbox(t, rt, wasmtest.Module{Imports: []wasmtest.Import{{Module: "host", Name: "again"}}, Funcs: []wasmtest.Func{
+			{Export: "f", Body: wasmtest.Loop(wasmtest.Call(0), wasmtest.Br(0))},
+			{Export: "deep", Body: wasmtest.Call(2)}, // recursion without end
+		}}, runtime.SandboxOptions{Fuel: 100_000, Depth: 32 << 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.Call(context.Background(), "f")
+		var limit *runtime.LimitError
+		if !errors.As(err, &limit) || limit.Limit != "fuel" {
+			t.Errorf("the outer call: %v", err)
+		}
+		var trap *runtime.Trap
+		if !errors.As(inner, &trap) && !errors.As(inner, &limit) {
+			t.Errorf("the last inner call: %v", inner)
+		}
+	})
+}
+
+func TestAModuleThatTranslationWouldMendIsRefused(t *testing.T) {
+	metered(t, nil, func(t *testing.T, rt *runtime.Runtime) {
+		m := wasmtest.Module{Funcs: []wasmtest.Func{{Export: "f", Body: wasmtest.Cat(wasmtest.I64Const(1<<40), []byte{0x24, 0})}}}
+		_, err := rt.Compile(context.Background(), m.Bytes())
+		var e *module.Error
+		if !errors.As(err, &e) || e.Check != "validation" {
+			t.Errorf("a module that sets a global it does not have: %v", err)
+		}
+	})
+}
