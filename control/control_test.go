@@ -190,6 +190,7 @@ func TestARefusedDeployLeavesNothing(t *testing.T) {
 		"a version that does not start":   {job: "a", module: strings.NewReader("x"), prepErr: refusal, status: 422, code: "module-invalid"},
 		"a manifest of another job":       {job: "a", module: strings.NewReader("x"), manifest: &manifest.Manifest{Name: "b"}, status: 422, code: "manifest-invalid"},
 		"a manifest of another kind":      {job: "a", module: strings.NewReader("x"), manifest: &manifest.Manifest{Kind: "task"}, status: 422, code: "manifest-invalid"},
+		"a command that keeps a sandbox":  {job: "a", module: strings.NewReader("x"), manifest: &manifest.Manifest{Isolation: "task"}, status: 422, code: "manifest-invalid"},
 		"a manifest with a bad value":     {job: "a", module: strings.NewReader("x"), manifest: &manifest.Manifest{Isolation: "none"}, status: 422, code: "manifest-invalid"},
 		"a route that is taken":           {job: "a", module: strings.NewReader("x"), manifest: &manifest.Manifest{Routes: []manifest.Route{{Path: "/taken/"}}}, status: 409, code: "route-taken"},
 	} {

@@ -180,7 +180,10 @@ func (s *Store) settle(m *manifest.Manifest, job, kind string) (manifest.Manifes
 		return invalid("the manifest says that the module is a %s, but it is a %s; leave out kind, or deploy another module", own.Kind, kind)
 	}
 	own.Fill(job)
-	if err := own.Validate(s.opts.Table); err != nil {
+	// What holds for one kind only holds for a module of that kind, also if the manifest leaves out which it is.
+	whole := *own
+	whole.Kind = kind
+	if err := whole.Validate(s.opts.Table); err != nil {
 		return invalid("%w", err)
 	}
 	return *own, nil

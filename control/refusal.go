@@ -44,7 +44,7 @@ func refuse(status int, code, title, format string, args ...any) error {
 }
 
 func unknownJob(name string) error {
-	return refuse(http.StatusNotFound, "job-unknown", "Unknown job", "there is no job %s; deploy it by uploading its module first", strconv.Quote(name))
+	return refuse(http.StatusNotFound, "job-unknown", "Unknown job", "there is no job %s; `ripstop ps` lists those there are, and uploading a module makes one", strconv.Quote(name))
 }
 
 // storage turns errors of the broker that a user can do something about into problems.
