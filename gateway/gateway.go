@@ -157,17 +157,18 @@ func problem(err error, log *slog.Logger, id, job string) *wire.Problem {
 		Detail: "the server failed to run the invocation"}
 }
 
-// page is a problem as RFC 9457 has it, and the invocation's id.
+// page is a problem as RFC 9457 has it, with a code as the API's have, and the invocation's id.
 type page struct {
 	Type       string `json:"type"`
 	Title      string `json:"title"`
 	Status     int    `json:"status"`
 	Detail     string `json:"detail"`
+	Code       string `json:"code"`
 	Invocation string `json:"invocation"`
 }
 
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request, id string, p *wire.Problem) {
-	body, err := json.Marshal(page{Type: "urn:ripstop:problem:" + p.Code, Title: p.Title, Status: p.Status, Detail: p.Detail, Invocation: id})
+	body, err := json.Marshal(page{Type: "urn:ripstop:problem:" + p.Code, Title: p.Title, Status: p.Status, Detail: p.Detail, Code: p.Code, Invocation: id})
 	if err != nil {
 		body = nil // strings and numbers always encode
 	}

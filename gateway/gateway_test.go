@@ -147,7 +147,7 @@ func TestFailuresAreProblemsThatNameTheInvocationAlone(t *testing.T) {
 			if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
 				t.Fatal(err)
 			}
-			if w.Code != c.status || p.Status != c.status || p.Invocation != w.Header().Get(HeaderInvocation) || strings.Contains(w.Body.String(), "secret") {
+			if w.Code != c.status || p.Status != c.status || p.Type != "urn:ripstop:problem:"+p.Code || p.Code == "" || p.Invocation != w.Header().Get(HeaderInvocation) || strings.Contains(w.Body.String(), "secret") {
 				t.Errorf("%d %s", w.Code, w.Body)
 			}
 			if retry := w.Header().Get("Retry-After"); (c.status == 429 || c.status == 503) != (retry != "") {
