@@ -346,9 +346,9 @@ func (s *Server) CreateToken(c echo.Context) error {
 	}
 	ttl := defaultTTL
 	if n.Ttl != "" {
-		var err error
-		if ttl, err = time.ParseDuration(n.Ttl); err != nil || ttl < 0 {
-			return newProblem(http.StatusUnprocessableEntity, "bad-token", "Token cannot be made", "ttl %q is no duration; write 720h, or 0 for a token that lives until it is revoked", shorten(n.Ttl))
+		d, err := manifest.ParseDuration(n.Ttl)
+		if ttl = time.Duration(d); err != nil || ttl < 0 {
+			return newProblem(http.StatusUnprocessableEntity, "bad-token", "Token cannot be made", "ttl %q is no duration; write 720h or 30d, or 0 for a token that lives until it is revoked", shorten(n.Ttl))
 		}
 	}
 	scope := control.Scope{Entitlement: n.Entitlement}

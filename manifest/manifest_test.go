@@ -165,7 +165,7 @@ func TestEachProblemIsReportedWhereItIs(t *testing.T) {
 		{"limits:\n  memory: 64MB", "2:11: limits.memory: \"64MB\" is no size: write a whole number with KiB, MiB, GiB or TiB, such as 64MiB"},
 		{"limits:\n  memory: 5GiB", "2:11: limits.memory: 5GiB is out of range: 64KiB to 4GiB is allowed"},
 		{"limits: {memory: 0}", "1:18: limits.memory: 0 is out of range: 64KiB to 4GiB is allowed"},
-		{"limits: {time: 5}", "1:16: limits.time: \"5\" is no duration: write it with units, such as 250ms, 10s or 1h30m"},
+		{"limits: {time: 5}", "1:16: limits.time: \"5\" is no duration: write it with units, such as 250ms, 10s, 1h30m or 5d"},
 		{"limits: {time: 2h}", "1:16: limits.time: 2h is out of range: 1ms to 1h is allowed"},
 		{"limits: {queue: -2}", "1:17: limits.queue: -2 is out of range: 1 to 65536, or -1 is allowed"},
 		{"limits: {files: 99999999999999999999}", "1:17: limits.files: a whole number is wanted, not a text"},
@@ -258,6 +258,16 @@ func TestSizesAndDurationsSurviveTheirText(t *testing.T) {
 	for _, text := range []string{"", "-1", "1.5MiB", "64 MB", "MiB", "9223372036854775807KiB", "1e3", "0x10"} {
 		if got, err := ParseSize(text); err == nil {
 			t.Errorf("%q = %d", text, got)
+		}
+	}
+	for text, want := range map[string]time.Duration{"5d": 120 * time.Hour, "1d12h": 36 * time.Hour, "-1d": -24 * time.Hour, "0d": 0, "106751d": 106751 * 24 * time.Hour} {
+		if got, err := ParseDuration(text); err != nil || time.Duration(got) != want {
+			t.Errorf("%q = %s, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "d", "5", "1.5d", "d5h", "1h5d", "5d5", "5d-1h", "5days", "106752d", "4294967296d", "--1d"} {
+		if got, err := ParseDuration(text); err == nil {
+			t.Errorf("%q = %s", text, got)
 		}
 	}
 	for d, want := range map[time.Duration]string{time.Hour: "1h", 90 * time.Second: "1m30s", time.Minute: "1m", 250 * time.Millisecond: "250ms", 0: "0s", time.Hour + time.Second: "1h0m1s"} {

@@ -73,7 +73,7 @@ var described = map[string]map[string]any{
 const (
 	labelPattern    = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 	sizePattern     = "^[0-9]+ ?(B|KiB|MiB|GiB|TiB)?$"
-	durationPattern = "^[-+]?([0-9]+(\\.[0-9]*)?(ns|us|µs|ms|s|m|h))+$"
+	durationPattern = "^[-+]?([0-9]+d|([0-9]+d)?([0-9]+(\\.[0-9]*)?(ns|us|µs|ms|s|m|h))+)$"
 )
 
 // Schema is the JSON Schema (draft 2020-12) of a manifest as YAML or JSON, for editors. Parse is stricter: it also checks

@@ -90,13 +90,26 @@ func (s *Size) UnmarshalJSON(b []byte) error {
 // Duration is a time.Duration, written as Go does (1h30m, 250ms).
 type Duration time.Duration
 
-// ParseDuration reads "1h30m" or "250ms". A number without a unit is refused, but for 0.
+// ParseDuration reads "1h30m", "250ms" or, with days of 24 hours before all other units, "5d" or "1d12h". A number without a
+// unit is refused, but for 0.
 func ParseDuration(s string) (Duration, error) {
-	d, err := time.ParseDuration(s)
+	d, err := time.ParseDuration(withoutDays(s))
 	if err != nil {
-		return 0, fmt.Errorf("%s is no duration: write it with units, such as 250ms, 10s or 1h30m", quote(s))
+		return 0, fmt.Errorf("%s is no duration: write it with units, such as 250ms, 10s, 1h30m or 5d", quote(s))
 	}
 	return Duration(d), nil
+}
+
+// withoutDays writes a duration's days, if it has any, as hours.
+func withoutDays(s string) string {
+	digits := strings.TrimLeft(s, "+-")
+	sign := s[:len(s)-len(digits)]
+	digits, rest, ok := strings.Cut(digits, "d")
+	days, err := strconv.ParseUint(digits, 10, 32)
+	if !ok || err != nil {
+		return s
+	}
+	return sign + strconv.FormatUint(days*24, 10) + "h" + rest
 }
 
 // String is the text form, without empty units at its end ("1h", not "1h0m0s").

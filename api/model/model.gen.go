@@ -111,7 +111,7 @@ type NewToken struct {
 	// Name For people: who holds it.
 	Name string `json:"name"`
 
-	// Ttl How long it lives, such as 720h; absent: 2160h (90 days); 0: until revoked.
+	// Ttl How long it lives, such as 12h or 30d; absent: 90d; 0: until revoked.
 	Ttl string `json:"ttl,omitempty"`
 
 	// Verbs Absent: read, deploy and invoke.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/api/client"
 	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/spf13/cobra"
 )
 
@@ -21,7 +22,7 @@ func newAuditCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&job, "job", "", "only about this job")
-	cmd.Flags().StringVar(&since, "since", "", "only this recent (1h30m), or at or after this time (RFC 3339)")
+	cmd.Flags().StringVar(&since, "since", "", "only this recent (1h30m, 7d), or at or after this time (RFC 3339)")
 	cmd.Flags().IntVarP(&limit, "limit", "n", 100, "the most entries to show, 1 to 10000")
 	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, _ []string) error {
@@ -30,10 +31,10 @@ func newAuditCommand() *cobra.Command {
 		}
 		var from time.Time
 		if since != "" {
-			if d, err := time.ParseDuration(since); err == nil && d >= 0 {
-				from = clock.System.Now().Add(-d)
+			if d, err := manifest.ParseDuration(since); err == nil && d >= 0 {
+				from = clock.System.Now().Add(-time.Duration(d))
 			} else if from, err = time.Parse(time.RFC3339, since); err != nil {
-				return usageError(cmd, fmt.Errorf("--since %q is neither a duration (1h30m) nor a time (2026-01-31T12:00:00Z)", since))
+				return usageError(cmd, fmt.Errorf("--since %q is neither a duration (1h30m, 7d) nor a time (2026-01-31T12:00:00Z)", since))
 			}
 		}
 		l, err := c.Audit(cmd.Context(), job, from, limit)

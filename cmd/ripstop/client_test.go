@@ -257,6 +257,7 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 	fails(t, exitUsage, "neither a duration", "audit", "--since", "yesterday")
 	fails(t, exitUsage, "no number", "rollback", "hello", "first")
 	fails(t, exitUsage, "no duration", "token", "create", "ci", "--ttl", "soon")
+	fails(t, exitUsage, "neither a duration", "audit", "--since", "5x")
 	fails(t, exitUsage, "requires at least 1 arg", "rm")
 	stopped := httptest.NewServer(http.NotFoundHandler())
 	fails(t, exitFailed, "no Ripstop API", "ps", "--server", stopped.URL, "--token", w.Token)
@@ -276,6 +277,7 @@ func TestTokensAreMadeListedAndRevoked(t *testing.T) {
 	fails(t, exitFailed, "does not allow \"deploy\"", "rm", "hello", "--token", secret)
 	stdout, _ = ok(t, "", "token", "list")
 	golden(t, "token-list", maskIDs(stdout))
+	ok(t, "", "token", "create", "week", "--ttl", "7d")
 	ok(t, "", "token", "revoke", "ci")
 	fails(t, exitFailed, "token", "ps", "--token", secret)
 }

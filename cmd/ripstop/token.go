@@ -3,10 +3,10 @@ package main
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/ripstop-vm/ripstop/api/client"
 	"github.com/ripstop-vm/ripstop/api/model"
+	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/spf13/cobra"
 )
 
@@ -20,7 +20,7 @@ func newTokenCommand() *cobra.Command {
 			"of this machine. It allows everything; make tokens that allow less with `ripstop token create`.",
 		Example: "  ripstop token\n" +
 			"  curl -H \"Authorization: Bearer $(ripstop token)\" http://127.0.0.1:7070/v1/jobs\n" +
-			"  ripstop token create ci --allow read,deploy --ttl 720h",
+			"  ripstop token create ci --allow read,deploy --ttl 30d",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := dataDir(data)
@@ -52,16 +52,16 @@ func newTokenCreateCommand() *cobra.Command {
 		Use:   "create NAME",
 		Short: "Make a token and print its secret, once",
 		Example: "  ripstop token create ci\n" +
-			"  ripstop token create dashboard --allow read --ttl 8760h",
+			"  ripstop token create dashboard --allow read --ttl 365d",
 		Args: cobra.ExactArgs(1),
 	}
-	cmd.Flags().StringVar(&ttl, "ttl", "2160h", "how long it lives; 0: until it is revoked")
+	cmd.Flags().StringVar(&ttl, "ttl", "90d", "how long it lives, as in 12h or 30d; 0: until it is revoked")
 	cmd.Flags().StringSliceVar(&allow, "allow", []string{"read", "deploy", "invoke"}, "what it allows: read, deploy, invoke, admin")
 	cmd.Flags().StringVar(&entitlement, "entitlement", "", "whose jobs it is for (default: as the token that makes it)")
 	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
-		if d, err := time.ParseDuration(ttl); err != nil || d < 0 {
-			return usageError(cmd, fmt.Errorf("--ttl %q is no duration; write 720h, or 0", ttl))
+		if d, err := manifest.ParseDuration(ttl); err != nil || d < 0 {
+			return usageError(cmd, fmt.Errorf("--ttl %q is no duration; write 720h or 30d, or 0", ttl))
 		}
 		t, err := c.CreateToken(cmd.Context(), model.NewToken{Name: args[0], Ttl: ttl, Verbs: allow, Entitlement: entitlement})
 		if err != nil {
