@@ -73,7 +73,7 @@ func newInspectCommand() *cobra.Command {
 		Example: "  ripstop inspect hello.wasm\n  ripstop inspect --json hello.wasm",
 		Short:   "Show what a module is, imports, exports and would need",
 		Long: "Show a module's kind, imports, exports and memory, what it would need to be granted, and how close it comes to the\n" +
-			"platform's bounds. The module is read, not run. Exit code 2: it is no module that could be deployed, and why.",
+			"platform's bounds. The module is read, not run. Exit code 2: it could not be deployed; standard error says why.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			wasm, err := readModule(args[0])
@@ -85,9 +85,14 @@ func newInspectCommand() *cobra.Command {
 				return exitError{exitUsage, fmt.Errorf("%s: %w", args[0], err)}
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), in)
+				err = printJSON(cmd.OutOrStdout(), in)
+			} else {
+				err = in.print(cmd.OutOrStdout())
 			}
-			return in.print(cmd.OutOrStdout())
+			if err == nil && !in.Runs {
+				err = exitError{exitUsage, fmt.Errorf("%s could not be deployed: %s", args[0], in.problem())}
+			}
+			return err
 		},
 	}
 	jsonFlag(cmd, &asJSON)
@@ -140,6 +145,23 @@ func inspect(file string, wasm []byte) (*inspection, error) {
 		}
 	}
 	return in, nil
+}
+
+// problem is why the module could not be deployed; empty if it could.
+func (in *inspection) problem() string {
+	var unknown []string
+	for _, im := range in.Imports {
+		if !im.Known {
+			unknown = append(unknown, im.Module+"."+im.Name)
+		}
+	}
+	switch {
+	case len(unknown) > 1:
+		return fmt.Sprintf("it imports %s and %d more that cannot be served", unknown[0], len(unknown)-1)
+	case len(unknown) == 1:
+		return fmt.Sprintf("it imports %s, which cannot be served", unknown[0])
+	}
+	return in.WhyNoKind
 }
 
 // capabilityOf says what has to be granted for an import to do anything. The first prefix that fits counts.

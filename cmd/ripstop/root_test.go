@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -68,6 +70,22 @@ func TestTextFromElsewhereIsHarmlessOnATerminal(t *testing.T) {
 	} {
 		if got := escapeText(in); got != want {
 			t.Errorf("escapeText(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestTheBannersCommandsFindTheServer(t *testing.T) {
+	t.Setenv("RIPSTOP_DATA", "/data")
+	for _, c := range []struct{ address, dir, token, deploy string }{
+		{"127.0.0.1:7070", "/data", "ripstop token)", "  ripstop deploy hello.wasm\n"},
+		{"127.0.0.1:7373", "/data", "ripstop token)", "  ripstop deploy --server http://127.0.0.1:7373 hello.wasm\n"},
+		{"0.0.0.0:7070", "/my data", "ripstop token --data '/my data')", "  ripstop deploy --data '/my data' hello.wasm\n"},
+		{"[::1]:7070", "/it's", "ripstop token --data '/it'\\''s')", "  ripstop deploy --server http://[::1]:7070 --data '/it'\\''s' hello.wasm\n"},
+	} {
+		var out bytes.Buffer
+		banner(&out, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(c.address)), "http://127.0.0.1:8080", c.dir)
+		if got := out.String(); !strings.Contains(got, c.token) || !strings.HasSuffix(got, c.deploy) {
+			t.Errorf("%s, %s: %s", c.address, c.dir, got)
 		}
 	}
 }

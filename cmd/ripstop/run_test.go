@@ -181,8 +181,8 @@ func TestInspectShowsWhatAModuleIs(t *testing.T) {
 	if err := os.WriteFile(file, m.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, out, _ = runRipstop(t, context.Background(), "inspect", "--json", file)
-	if code != 0 || !strings.Contains(out, `"known": false`) || !strings.Contains(out, "nearest known function is wasi_snapshot_preview1.fd_write") || !strings.Contains(out, `"runs": false`) {
+	code, out, stderr = runRipstop(t, context.Background(), "inspect", "--json", file)
+	if code != exitUsage || !strings.Contains(stderr, "could not be deployed: it imports wasi_snapshot_preview1.fd_wriite, which cannot be served") || !strings.Contains(out, `"known": false`) || !strings.Contains(out, "nearest known function is wasi_snapshot_preview1.fd_write") || !strings.Contains(out, `"runs": false`) {
 		t.Errorf("exit %d: %s", code, out)
 	}
 }

@@ -291,8 +291,27 @@ func workerEnv(c workerConfig) ([]string, error) {
 	return env, nil
 }
 
+// banner says where everything is, and commands that work as they stand, from another terminal with the same environment.
 func banner(w io.Writer, address net.Addr, ingressURL, dir string) {
 	at := urlOf(address)
-	fmt.Fprintf(w, "ripstop %s\n  API      %s\n  ingress  %s\n  data     %s\n\nDeploy in another terminal:\n  curl -T hello.wasm -H \"Authorization: Bearer $(ripstop token --data %s)\" %s/v1/jobs/hello/module\nor:\n  ripstop deploy hello.wasm\n",
-		readBuildInfo().Version, at, ingressURL, dir, dir, at)
+	var here string // the flags without which the commands would look elsewhere
+	if usual, err := dataDir(""); err != nil || usual != dir {
+		here = " --data " + shellWord(dir)
+	}
+	fmt.Fprintf(w, "ripstop %s\n  API      %s\n  ingress  %s\n  data     %s\n\nDeploy in another terminal:\n  curl -fsS -T hello.wasm -H \"Authorization: Bearer $(ripstop token%s)\" %s/v1/jobs/hello/module\nor:\n",
+		readBuildInfo().Version, at, ingressURL, dir, here, at)
+	if at != "http://"+defaultAPIAddress {
+		here = " --server " + at + here
+	}
+	fmt.Fprintf(w, "  ripstop deploy%s hello.wasm\n", here)
+}
+
+// shellWord writes s so that a POSIX shell takes it for one word.
+func shellWord(s string) string {
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:@%,", r))
+	}) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
