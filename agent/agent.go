@@ -140,6 +140,10 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open agent: %w", err)
 	}
+	// What returning to images opens has to be open before the worker confines itself. Without it sandboxes return more slowly.
+	if _, err := rt.Space(); err != nil {
+		opts.Log.Warn("memory of images", "error", err)
+	}
 	a := &Agent{
 		opts: opts, runtime: rt, reports: newReports(opts.Clock),
 		compiles: make(chan struct{}, opts.Compiles), makers: make(chan struct{}, goruntime.GOMAXPROCS(0)),
