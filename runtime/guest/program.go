@@ -36,6 +36,10 @@ type Options struct {
 	LogBytes      int64 // log text of one invocation, and of a sandbox's start; the rest is dropped and counted; 0 means 64 KiB
 	HostCalls     int64 // of one invocation, and of a sandbox's start; 0 means 1,000,000
 
+	// Images has the sandboxes of a task begin as an image, taken of the first one that was initialised, where that can be done exactly; then
+	// Sandbox.Return works, and the Program has to be closed.
+	Images bool
+
 	Services Services // nil offers nothing: every call that needs it is ENOSYS, and log lines go nowhere
 	// Interposers are shared by all sandboxes and called from several goroutines.
 	Interposers []hostcall.Interposer
@@ -80,12 +84,13 @@ func Volumes(volumes map[string]string) func(string) (string, error) {
 // HostPaths is an Options.Source for a program run by its own user: a source is a path of the host.
 func HostPaths(source string) (string, error) { return filepath.Abs(source) }
 
-// Program is a module with all that its sandboxes share. It is safe for concurrent use and never changes.
+// Program is a module with all that its sandboxes share. It is safe for concurrent use.
 type Program struct {
 	opts Options
 	kind Kind
 	env  []string
 	dirs []preopen
+	base baselines
 }
 
 // preopen is a file grant whose source was found.

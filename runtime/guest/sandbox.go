@@ -22,7 +22,8 @@ type Sandbox struct {
 	state   *state
 	out     *lineWriter
 	err     *lineWriter
-	used    bool // cannot serve again
+	used    bool      // cannot serve again
+	base    *baseline // nil unless it began as its image
 	closed  atomic.Bool
 
 	// of a task
@@ -54,15 +55,27 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 		return nil, fmt.Errorf("sandbox of %s: %w", p.opts.Job, err)
 	}
 	s.state.system = sys
-	s.vm, err = p.opts.Module.NewSandbox(ctx, runtime.SandboxOptions{
+	opts := runtime.SandboxOptions{
 		MemoryPages: p.opts.MemoryPages, Interposers: p.interposers(), HostCalls: uint64(p.opts.HostCalls),
 		Bind: []hostcall.Binding{{Library: wasi.Library(), State: sys}, {Library: taskLibrary, State: s.state}},
-	})
+	}
+	if s.base = p.base.get(); s.base != nil {
+		opts.Image = s.base.image
+	}
+	s.vm, err = p.opts.Module.NewSandbox(ctx, opts)
 	if err != nil {
 		return nil, errors.Join(err, sys.Close())
 	}
-	if p.kind == Task {
-		err = s.initialize(ctx)
+	switch {
+	case s.base != nil:
+		s.buffer, s.room = s.base.buffer, s.base.room
+		if s.handle, err = s.vm.Function(TaskHandle); err == nil {
+			err = sys.Rewind(s.base.mark)
+		}
+	case p.kind == Task:
+		if err = s.initialize(ctx); err == nil && p.images() {
+			p.base.take(s)
+		}
 	}
 	s.out.flush()
 	s.err.flush()
@@ -139,6 +152,12 @@ func (s *Sandbox) Close() error {
 	return errors.Join(err, s.state.system.Close())
 }
 
+// world is the time and randomness that were granted.
+func (p *Program) world() virtual.Options {
+	g := p.opts.Grants
+	return virtual.Options{Offset: g.Clock.Offset, Frozen: g.Clock.Frozen, Seed: g.Random.Seed}
+}
+
 // interposers lists who sees a new sandbox's calls, outermost first. Time and randomness are granted, and so virtual
 // ones come from the grants; they stand next to the functions, so that everyone sees what the guest does.
 func (p *Program) interposers() []hostcall.Interposer {
@@ -150,8 +169,7 @@ func (p *Program) interposers() []hostcall.Interposer {
 	if p.opts.PerSandbox != nil {
 		all = append(all, p.opts.PerSandbox()...)
 	}
-	g := p.opts.Grants
-	if world := (virtual.Options{Offset: g.Clock.Offset, Frozen: g.Clock.Frozen, Seed: g.Random.Seed}); world.Active() {
+	if world := p.world(); world.Active() {
 		all = append(all, virtual.New(world))
 	}
 	return all

@@ -186,7 +186,7 @@ func build(t testing.TB, pkg string) *runtime.Module {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), CacheDir: codeCache()})
+		r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), CacheDir: codeCache(), Meter: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,24 +217,36 @@ func build(t testing.TB, pkg string) *runtime.Module {
 	return m
 }
 
-// program makes a Program of a package, with a grant and a world.
+// program makes a Program of a package, with a grant and a world. Its tasks begin as images, as they do in a server.
 func program(t testing.TB, pkg string, w *world, c policy.Capabilities, opts Options) *Program {
 	t.Helper()
 	g, err := policy.Grant(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts.Module, opts.Grants, opts.Services = build(t, pkg), g, w
+	opts.Module, opts.Grants, opts.Services, opts.Images = build(t, pkg), g, w, true
 	p, err := New(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return p
 }
 
-// sandbox makes a sandbox that is closed with the test.
+// sandbox makes a sandbox that is closed with the test. A task's begins as an image, if there can be one.
 func sandbox(t testing.TB, p *Program) *Sandbox {
 	t.Helper()
+	if im, why := p.Image(); im == nil && why == nil && p.images() {
+		if first, err := p.NewSandbox(t.Context()); err == nil { // else the next meets the same failure
+			if err := first.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
 	s, err := p.NewSandbox(t.Context())
 	if err != nil {
 		t.Fatal(err)

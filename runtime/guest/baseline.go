@@ -1,0 +1,110 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/ripstop-vm/ripstop/runtime/image"
+	"github.com/ripstop-vm/ripstop/runtime/wasi"
+)
+
+// baseline is what the sandboxes of a task begin as: its image, taken once the first of them was initialised, and the host's
+// side of it.
+type baseline struct {
+	image  *image.Image
+	mark   wasi.Mark
+	buffer uint32
+	room   uint32
+}
+
+// baselines is a Program's baseline, or why it has none.
+type baselines struct {
+	mu     sync.Mutex
+	tried  bool
+	have   *baseline
+	why    error
+	closed bool
+}
+
+// get is the baseline, if there is one by now.
+func (b *baselines) get() *baseline {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.have
+}
+
+// take makes the first sandbox that was initialised the baseline.
+func (b *baselines) take(s *Sandbox) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.tried || b.closed {
+		return
+	}
+	b.tried = true
+	mark, err := s.state.system.Mark()
+	if err != nil {
+		b.why = fmt.Errorf("%w after initialisation", err)
+		return
+	}
+	im, err := s.vm.Snapshot()
+	if err != nil {
+		b.why = err
+		return
+	}
+	b.have = &baseline{im, mark, s.buffer, s.room}
+}
+
+func (b *baselines) close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	if b.have == nil {
+		return nil
+	}
+	err := b.have.image.Close()
+	b.have = nil
+	return err
+}
+
+// Image is what sandboxes begin as. Without an error there is none because none was taken yet, or because Options.Images is
+// off; the error is why none can be.
+func (p *Program) Image() (*image.Image, error) {
+	p.base.mu.Lock()
+	defer p.base.mu.Unlock()
+	if p.base.have == nil {
+		return nil, p.base.why
+	}
+	return p.base.have.image, nil
+}
+
+// Close lets go of the program's image. Its sandboxes may still be there.
+func (p *Program) Close() error { return p.base.close() }
+
+// images reports whether sandboxes may begin as an image: what interposers keep for one sandbox would not return with it.
+func (p *Program) images() bool {
+	return p.opts.Images && p.kind == Task && p.opts.PerSandbox == nil && !p.world().Active()
+}
+
+// Return brings a sandbox that has served back to its image, so that the next request finds it as new: however the last
+// one ended, unless its time was over. After an error the sandbox can only be closed; a *image.DiscardError says why. Sandboxes that
+// were made before there was an image cannot return.
+func (s *Sandbox) Return() error {
+	switch {
+	case s.closed.Load():
+		return ErrUsed
+	case s.base == nil:
+		return errNoBaseline
+	}
+	s.used = true
+	if err := s.vm.Return(); err != nil {
+		return err
+	}
+	if err := s.state.system.Rewind(s.base.mark); err != nil {
+		return &image.DiscardError{Reason: image.Descriptors, Err: err}
+	}
+	s.used = false
+	return nil
+}
+
+var errNoBaseline = errors.New("the sandbox did not begin as an image")
