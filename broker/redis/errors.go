@@ -53,7 +53,7 @@ func explain(where string, err error) error {
 	}
 	var netErr net.Error
 	switch {
-	case strings.Contains(text, "NOPERM"): // inside a script
+	case strings.Contains(text, "The user executing the script can't"):
 		return wrap(broker.ErrAccess, "check the user's ACL; nothing was changed")
 	case errors.Is(err, redis.ErrClosed):
 		return fmt.Errorf("%s: %w", where, broker.ErrClosed)

@@ -2,7 +2,6 @@ package redis
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -379,9 +378,8 @@ func (ln *lane) pipeline(batch []*call, source bool) {
 	_, err := pipe.Exec(ctx)
 	for i, c := range batch {
 		c.reply, c.err = cmds[i].Result()
-		var server redis.Error
-		if c.err == nil && c.reply == nil && err != nil && !errors.As(err, &server) {
-			c.err = err // the pipeline was not sent
+		if c.err == nil && c.reply == nil && err != nil {
+			c.err = err // the pipeline was not sent: a script answers something
 		}
 	}
 	if wait == nil {

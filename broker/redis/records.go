@@ -88,10 +88,11 @@ func (r *Records) greet(ctx context.Context, c *redis.Conn) error {
 		return nil
 	}
 	err = r.greetAs(ctx, c, about["run_id"])
-	if err != nil && unsent(err) && r.link.cluster != nil {
-		return nil // a node of a Cluster that has no records
+	switch {
+	case err == nil, unsent(err) && r.link.cluster != nil: // a node of a Cluster that has no records
+		return nil
 	}
-	return err
+	return fmt.Errorf("greet: %w", err) // the client takes one layer off
 }
 
 func (r *Records) greetAs(ctx context.Context, c *redis.Conn, run string) error {

@@ -294,7 +294,7 @@ const accessScript = `
 	local key, missing = ARGV[1], {}
 	local arguments = {time = {}, info = {}, eval = {'', '0'}, evalsha = {'', '0'}, xread = {'STREAMS', key, '0'}}
 	for i = 2, #ARGV do
-		if not redis.acl_check_cmd(ARGV[i], unpack(arguments[ARGV[i]] or {key, '1', '1', '1'})) then
+		if not redis.acl_check_cmd(ARGV[i], unpack(arguments[ARGV[i]] or {key, key, key, key})) then
 			missing[#missing + 1] = ARGV[i]
 		end
 	end
