@@ -30,6 +30,7 @@ const workerVariable = "RIPSTOP_WALL_TEST"
 // orders are what a worker of these tests is told.
 type orders struct {
 	Confined bool
+	Without  string // a system call that the kernel does not have
 	Outside  string // a directory that was not granted
 	Granted  string // one that was
 	ReadOnly string // one that was, for reading
@@ -82,6 +83,13 @@ func worker(o orders) {
 	}()
 	work <- func() {}
 	a := answer{Errors: map[string]string{}}
+	if o.Without != "" {
+		if err := seccomp.LoadFilter(seccomp.Filter{NoNewPrivs: true, Flag: seccomp.FilterFlagTSync, Policy: seccomp.Policy{
+			DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{{Names: []string{o.Without}, Action: refuse(unix.ENOSYS)}},
+		}}); err != nil {
+			panic(err)
+		}
+	}
 	if o.Confined {
 		a.Measures = Enter(Options{Read: []string{o.ReadOnly}, Write: []string{o.Granted, filepath.Join(o.Granted, "not there")}, Descriptors: []int{listenerFD}})
 	}
@@ -307,6 +315,34 @@ func executed(t *testing.T, o orders) error {
 		err = fmt.Errorf("it said %s", out)
 	}
 	return err
+}
+
+func TestAPartThatTheKernelLacksLeavesTheOthersStanding(t *testing.T) {
+	needAll(t)
+	for without, c := range map[string]struct {
+		missing       string
+		refused, open []string
+	}{
+		"landlock_create_ruleset": {landlockName, []string{"connect", "execute a program", "read the parent's memory", "trace the parent", "cut a file outside short"}, []string{"read a file outside"}},
+		"seccomp":                 {seccompName, []string{"read a file outside", "follow a link outside", "open the parent's memory", "connect", "write where it may read"}, []string{"make a pair of sockets"}},
+	} {
+		t.Run(without, func(t *testing.T) {
+			o := stage(t)
+			o.Confined, o.Without = true, without
+			o.Attempts = slices.Concat(c.refused, c.open, works)
+			a := run(t, o, nil)
+			for _, m := range a.Measures {
+				if m.Holds == (m.Name == c.missing) || m.Holds == (m.Cost != "") {
+					t.Errorf("%+v", m)
+				}
+			}
+			for _, name := range o.Attempts {
+				if refused := a.Errors[name] != ""; refused != slices.Contains(c.refused, name) {
+					t.Errorf("%q: %q", name, a.Errors[name])
+				}
+			}
+		})
+	}
 }
 
 func TestEveryCallOfTheListIsOneOfAnArchitecture(t *testing.T) {
