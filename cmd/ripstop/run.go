@@ -48,6 +48,7 @@ type runOptions struct {
 	trace       string
 	traceFormat string
 	timeout     time.Duration
+	fuel        uint64
 	memory      string
 	invoke      string
 	seed        uint64
@@ -70,8 +71,10 @@ names PWD. Go's and wasi-libc's programs start there, so that ` + "`go test -exe
 Compiled code is kept in the user's cache directory, so that a second run starts at once.
 
 Exit codes: the guest's own (255 for those above 255); 134 after a trap, with the backtrace on standard error; 124 when
---timeout is over; 126 when policy stopped the guest; 130 after Ctrl-C; 2 if the command line, the module or the policy
-is wrong; 1 if ripstop itself failed. With --timeout a guest's tight loops run slower, as it is watched.`,
+--timeout or --fuel is over; 126 when policy stopped the guest; 130 after Ctrl-C; 2 if the command line, the module or the policy
+is wrong; 1 if ripstop itself failed. With --timeout a guest's tight loops run slower, as it is watched. With --fuel the module is
+translated first, so that it counts its instructions: about one fuel for each, the same each time; tight loops take about
+1.5 times as long, with or without --timeout.`,
 		Example: "  ripstop run hello.wasm\n" +
 			"  ripstop run --dir ./data::/data:ro --env LANG=C --trace cat.wasm /data/a.txt\n" +
 			"  ripstop run --timeout 2s --memory 64MiB --policy policy.yaml job.wasm\n" +
@@ -91,6 +94,7 @@ is wrong; 1 if ripstop itself failed. With --timeout a guest's tight loops run s
 	f.Lookup("trace").NoOptDefVal = traceToStderr
 	f.StringVar(&o.traceFormat, "trace-format", "text", "how traces are written: text or json")
 	f.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time, as in 2s or 1m30s (default: never)")
+	f.Uint64Var(&o.fuel, "fuel", 0, "end the guest after this many instructions, more or less; see above (default: never)")
 	f.StringVar(&o.memory, "memory", "", "bound of the guest's memory, as in 64MiB (default 256MiB)")
 	f.StringVar(&o.invoke, "invoke", "", "call this exported function with ARGS as its numbers, and print its results")
 	f.Uint64Var(&o.seed, "seed", 0, "make the guest's randomness repeatable; never for keys")
@@ -115,8 +119,10 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 	// Without a deadline the guest runs at full speed: the engine's check for one costs a tight loop 30 times its time.
 	// Nothing in this process could then end a guest in a loop (even the collector would wait for it), so signals go back
 	// to the system, which ends the process.
-	endless := o.timeout == 0
-	rt, err := runtime.Open(ctx, runtime.Options{Libraries: []*hostcall.Library{wasi.Library()}, CacheDir: codeCache(), Endless: endless})
+	// A guest with fuel looks up at its ticks.
+	metered := o.fuel != 0
+	endless := o.timeout == 0 && !metered
+	rt, err := runtime.Open(ctx, runtime.Options{Libraries: []*hostcall.Library{wasi.Library()}, CacheDir: codeCache(), Endless: endless, Meter: metered})
 	if err != nil {
 		return fmt.Errorf("open runtime: %w", err)
 	}
@@ -154,7 +160,7 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 		return usage(err)
 	}
 	defer closeTrace()
-	sandbox := runtime.SandboxOptions{MemoryPages: pages, Bind: []hostcall.Binding{{Library: wasi.Library(), State: system}}}
+	sandbox := runtime.SandboxOptions{MemoryPages: pages, Fuel: o.fuel, Bind: []hostcall.Binding{{Library: wasi.Library(), State: system}}}
 	if tracer != nil {
 		sandbox.Interposers = append(sandbox.Interposers, tracer)
 	}
@@ -236,6 +242,8 @@ func ending(ctx context.Context, file string, o *runOptions, err error) error {
 	case errors.As(err, &limit) && limit.Limit == "memory":
 		return exitError{exitUsage, fmt.Errorf("%s needs at least %d MiB of memory from its start, %d MiB are allowed: raise --memory",
 			filepath.Base(file), (limit.Used+1<<20-1)>>20, limit.Max>>20)}
+	case errors.As(err, &limit) && limit.Limit == "fuel":
+		return exitError{exitDeadline, fmt.Errorf("%s was ended: its fuel of %d is used up (--fuel)", filepath.Base(file), limit.Max)}
 	case errors.Is(err, errDeadline):
 		return exitError{exitDeadline, fmt.Errorf("%s was ended after %s (--timeout)", filepath.Base(file), o.timeout)}
 	case ctx.Err() != nil:
