@@ -44,6 +44,9 @@ func newAuditCommand() *cobra.Command {
 		if asJSON {
 			return printJSON(cmd.OutOrStdout(), l)
 		}
+		if len(l.Entries) == 0 && job != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "no entries about a job %s\n", escapeLine(job))
+		}
 		rows := [][]string{{"TIME", "KIND", "BY", "JOB", "VERSION", "DETAIL"}}
 		for _, e := range l.Entries {
 			version, detail := "-", e.Detail

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,6 +44,11 @@ func (r *remote) open(cmd *cobra.Command) (*client.Client, error) {
 		server = "http://" + server
 	}
 	server = strings.TrimRight(server, "/")
+	if body := cmd.Flags().Lookup("data-body"); body != nil && r.data != "" {
+		if info, err := os.Stat(r.data); err != nil || !info.IsDir() {
+			return nil, usageError(cmd, fmt.Errorf("--data %q is no directory, and names the server's data directory; a request's body is given with -%s", r.data, body.Shorthand))
+		}
+	}
 	token := r.token
 	if token == "" {
 		token = os.Getenv("RIPSTOP_TOKEN")
@@ -112,7 +118,7 @@ func explain(err error) error {
 	case errors.As(err, &unreachable):
 		var op *net.OpError
 		if errors.As(err, &op) && op.Op == "dial" {
-			return fmt.Errorf("no server answers at %s (%w); start it with `ripstop serve`, or name another with --server", unreachable.Server, op.Err)
+			return fmt.Errorf("%w; start it with `ripstop serve`, or name another with --server", &client.UnreachableError{Server: unreachable.Server, Err: op.Err})
 		}
 		return err
 	case errors.As(err, &p):
@@ -124,10 +130,27 @@ func explain(err error) error {
 	return err
 }
 
-// remoteCommand gives cmd the flags of a remote and the run function, whose errors are explained.
+// remoteCommand gives cmd the flags of a remote and the run function, whose errors are explained. If its first argument is a job,
+// shells complete it.
 func remoteCommand(cmd *cobra.Command, run func(cmd *cobra.Command, c *client.Client, args []string) error) *cobra.Command {
 	var r remote
 	r.addFlags(cmd)
+	if _, first, _ := strings.Cut(cmd.Use, " "); strings.HasPrefix(strings.TrimPrefix(first, "["), "JOB") {
+		cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 && !strings.HasPrefix(first, "JOB...") {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return r.jobNames(cmd)
+		}
+	}
+	if cmd.Flags().Lookup("job") != nil {
+		complete := func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+			return r.jobNames(cmd)
+		}
+		if err := cmd.RegisterFlagCompletionFunc("job", complete); err != nil {
+			panic(err) // the flag is there
+		}
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := r.open(cmd)
 		if err != nil {
@@ -136,6 +159,32 @@ func remoteCommand(cmd *cobra.Command, run func(cmd *cobra.Command, c *client.Cl
 		return explain(run(cmd, c, args))
 	}
 	return cmd
+}
+
+// completeWithin is how long a shell waits for job names, when somebody presses Tab.
+const completeWithin = time.Second
+
+// jobNames asks the server for the names of its jobs; the shell shows those that fit.
+func (r *remote) jobNames(cmd *cobra.Command) ([]string, cobra.ShellCompDirective) {
+	ctx := cmd.Context()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	ctx, cancel := context.WithTimeout(ctx, completeWithin)
+	defer cancel()
+	c, err := r.open(cmd)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError | cobra.ShellCompDirectiveNoFileComp
+	}
+	l, err := c.Jobs(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError | cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, j := range l.Jobs {
+		names = append(names, escapeLine(j.Name))
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // when writes a time for a table.

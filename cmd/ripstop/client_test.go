@@ -144,6 +144,78 @@ func TestAJobGoesThroughItsLife(t *testing.T) {
 	}
 }
 
+func TestErrorsAreDocumentsUnderJSON(t *testing.T) {
+	w := server(t)
+	for name, c := range map[string]struct {
+		args   []string
+		code   int
+		status int
+		want   string // its code
+		says   string
+	}{
+		"a problem of the server": {[]string{"rollback", "nobody", "--json"}, exitFailed, 404, "job-unknown", "there is no job"},
+		"a wrong token":           {[]string{"ps", "--json", "--token", "x"}, exitFailed, 401, "token-denied", "RIPSTOP_TOKEN"},
+		"a usage error":           {[]string{"logs", "--json"}, exitUsage, 0, "usage", "takes JOB"},
+		"an unknown flag":         {[]string{"ps", "--loud", "--json"}, exitUsage, 0, "usage", "--loud"},
+		"no server":               {[]string{"ps", "--json", "--server", "http://127.0.0.1:1", "--token", w.Token}, exitFailed, 0, "unreachable", "start it with"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := ripstop(t, "", c.args...)
+			var d errorDocument
+			if err := json.Unmarshal([]byte(stderr), &d); err != nil || strings.Count(stderr, "\n") != 1 {
+				t.Fatalf("stderr %q: %v", stderr, err)
+			}
+			if code != c.code || stdout != "" || d.Status != c.status || d.Code != c.want || !strings.Contains(d.Detail, c.says) {
+				t.Errorf("exit %d, stdout %q, %+v", code, stdout, d)
+			}
+		})
+	}
+}
+
+func TestShellsCompleteJobNames(t *testing.T) {
+	w := server(t)
+	wasm := moduleFile(t, t.TempDir(), "hello.wasm")
+	ok(t, "", "deploy", "-q", wasm)
+	ok(t, "", "deploy", "-q", "--name", "other", wasm)
+	for name, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"a job":                  {[]string{"logs", ""}, "hello\nother\n:4\n"},
+		"a job that is optional": {[]string{"ps", ""}, "hello\nother\n:4\n"},
+		"many jobs":              {[]string{"rm", "hello", ""}, "hello\nother\n:4\n"},
+		"a flag":                 {[]string{"audit", "--job", ""}, "hello\nother\n:4\n"},
+		"not a secret":           {[]string{"secret", "set", "hello", ""}, ":4\n"},
+		"not without a server":   {[]string{"logs", "--server", "http://127.0.0.1:1", "--token", w.Token, ""}, ":5\n"},
+		"not with a wrong token": {[]string{"logs", "--token", "x", ""}, ":5\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if stdout, _ := ok(t, "", append([]string{"__complete"}, c.args...)...); stdout != c.want {
+				t.Errorf("completes %q, want %q", stdout, c.want)
+			}
+		})
+	}
+}
+
+func TestChangesSayThatTheyWereMade(t *testing.T) {
+	server(t)
+	says := func(want string, args ...string) {
+		t.Helper()
+		if stdout, stderr := ok(t, "s3cret", args...); stdout != "" || stderr != want+"\n" {
+			t.Errorf("%v says %q and %q", args, stdout, stderr)
+		}
+	}
+	says("set secret key of hello; there is no job hello yet", "secret", "set", "hello", "key")
+	ok(t, "", "deploy", "-q", moduleFile(t, t.TempDir(), "hello.wasm"))
+	says("set secret key of hello", "secret", "set", "hello", "key")
+	says("removed secret key of hello", "secret", "rm", "hello", "key")
+	ok(t, "", "token", "create", "ci")
+	says("revoked ci", "token", "revoke", "ci")
+	if _, stderr := ok(t, "", "audit", "--job", "nobody"); stderr != "no entries about a job nobody\n" {
+		t.Errorf("audit says %q", stderr)
+	}
+}
+
 func TestSecretsAreReadFromStdinOrAFileByteForByteButForOneNewline(t *testing.T) {
 	w := server(t)
 	file := writeText(t, filepath.Join(t.TempDir(), "key"), "from file\n\n")
@@ -258,7 +330,10 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 	fails(t, exitUsage, "no number", "rollback", "hello", "first")
 	fails(t, exitUsage, "no duration", "token", "create", "ci", "--ttl", "soon")
 	fails(t, exitUsage, "neither a duration", "audit", "--since", "5x")
-	fails(t, exitUsage, "requires at least 1 arg", "rm")
+	fails(t, exitUsage, "ripstop rm takes JOB...; no argument was given", "rm")
+	fails(t, exitUsage, "ripstop rollback takes JOB [VERSION]; 3 arguments were given", "rollback", "a", "1", "2")
+	fails(t, exitUsage, "ripstop version takes no arguments; one argument was given", "version", "x")
+	fails(t, exitUsage, "body is given with -d", "invoke", "hello", "--data", `{"x":1}`)
 	stopped := httptest.NewServer(http.NotFoundHandler())
 	fails(t, exitFailed, "no Ripstop API", "ps", "--server", stopped.URL, "--token", w.Token)
 	stopped.Close()

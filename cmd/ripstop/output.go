@@ -2,13 +2,17 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/ripstop-vm/ripstop/api/client"
+	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 )
@@ -24,6 +28,37 @@ func printJSON(w io.Writer, v any) error {
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
+}
+
+// errorDocument is an error under --json: the server's problem (RFC 9457), or what went wrong on this side, which has a code and a
+// detail alone.
+type errorDocument struct {
+	Type   string `json:"type,omitempty"`
+	Title  string `json:"title,omitempty"`
+	Status int    `json:"status,omitempty"`
+	Code   string `json:"code"` // the server's, or "usage", "unreachable", "failed"
+	Detail string `json:"detail"`
+}
+
+// wantsJSON says whether cmd was called with --json. Flags that could not be parsed count, too: the caller will read what is wrong.
+func wantsJSON(cmd *cobra.Command, args []string) bool {
+	f := cmd.Flags().Lookup("json")
+	return f != nil && (f.Value.String() == "true" || slices.Contains(args, "--json"))
+}
+
+// printErrorJSON writes err, which ends the process with code, as one line of JSON.
+func printErrorJSON(w io.Writer, code int, err error) {
+	d := errorDocument{Code: "failed", Detail: err.Error()}
+	var p *model.Problem
+	switch {
+	case errors.As(err, &p):
+		d.Type, d.Title, d.Status, d.Code = p.Type, p.Title, p.Status, p.Code
+	case errors.As(err, new(*client.UnreachableError)):
+		d.Code = "unreachable"
+	case code == exitUsage:
+		d.Code = "usage"
+	}
+	_ = printLine(w, d) // nobody is left to tell
 }
 
 // isTerminal says whether w is a terminal.

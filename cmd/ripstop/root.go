@@ -28,9 +28,11 @@ func newRoot() *cobra.Command {
 			"  ripstop deploy hello.wasm           # in another terminal: upload, and print the URL\n" +
 			"  ripstop run --trace hello.wasm      # or run a module here, without a server",
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version:       readBuildInfo().Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate(readBuildInfo().line())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err) })
 	root.AddCommand(
 		newDeployCommand(), newInvokeCommand(), newLogsCommand(), newTraceCommand(), newPsCommand(), newRollbackCommand(), newRmCommand(),
@@ -47,20 +49,27 @@ func newRoot() *cobra.Command {
 	return root
 }
 
-// execute runs root with args and answers the exit code. An error is printed as one line on stderr.
+// execute runs root with args and answers the exit code. An error is printed on stderr: as one line, or with --json as a document.
 func execute(ctx context.Context, root *cobra.Command, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
+	}
+	tell := func(code int, err error) {
+		if wantsJSON(cmd, args) {
+			printErrorJSON(stderr, code, err)
+		} else {
+			printError(stderr, err)
+		}
 	}
 	var exit exitError
 	if errors.As(err, &exit) {
 		if exit.err != nil {
-			printError(stderr, exit.err)
+			tell(exit.code, exit.err)
 		}
 		return exit.code
 	}
@@ -68,12 +77,13 @@ func execute(ctx context.Context, root *cobra.Command, args []string, stdin io.R
 	if ctx.Err() != nil {
 		return exitInterrupted
 	}
-	printError(stderr, err)
+	code := exitFailed
 	// Cobra's own "unknown command" has no type; everything else that is a usage error was marked where it arose.
 	if strings.HasPrefix(err.Error(), "unknown command ") {
-		return exitUsage
+		code = exitUsage
 	}
-	return exitFailed
+	tell(code, err)
+	return code
 }
 
 func printError(w io.Writer, err error) {
@@ -100,11 +110,16 @@ func usageError(cmd *cobra.Command, err error) error {
 	return exitError{exitUsage, fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
 }
 
-// markArgumentErrors makes wrong positional arguments of c and its subcommands usage errors.
+// markArgumentErrors makes wrong positional arguments of c and its subcommands usage errors, which say what is wanted.
 func markArgumentErrors(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
+			err := check(cmd, args)
+			// What follows a command that has subcommands was meant for one of them, which cobra's own words say.
+			if err != nil && !cmd.HasSubCommands() {
+				err = wantedArguments(cmd, len(args))
+			}
+			if err != nil {
 				return usageError(cmd, err)
 			}
 			return nil
@@ -113,4 +128,20 @@ func markArgumentErrors(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		markArgumentErrors(sub)
 	}
+}
+
+// wantedArguments says what cmd takes, when that is not what it was given.
+func wantedArguments(cmd *cobra.Command, given int) error {
+	_, wanted, _ := strings.Cut(strings.Replace(cmd.Use, " [flags]", "", 1), " ")
+	if wanted == "" {
+		wanted = "no arguments"
+	}
+	count := fmt.Sprintf("%d arguments were given", given)
+	switch given {
+	case 0:
+		count = "no argument was given"
+	case 1:
+		count = "one argument was given"
+	}
+	return fmt.Errorf("%s takes %s; %s", cmd.CommandPath(), wanted, count)
 }

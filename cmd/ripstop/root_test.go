@@ -41,6 +41,13 @@ func TestMistakesOnTheCommandLineExitWithTwo(t *testing.T) {
 	}
 }
 
+func TestTheVersionIsAFlagToo(t *testing.T) {
+	_, want, _ := ripstop(t, "", "version")
+	if code, got, _ := ripstop(t, "", "--version"); code != 0 || got != want || !strings.HasPrefix(got, "ripstop ") {
+		t.Errorf("exit %d, %q, want %q", code, got, want)
+	}
+}
+
 func TestAnInterruptedCommandExitsWith130AndSaysNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

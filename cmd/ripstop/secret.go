@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/ripstop-vm/ripstop/api/client"
+	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 )
@@ -60,8 +61,22 @@ func newSecretSetCommand() *cobra.Command {
 		if len(secret) == 0 {
 			return usageError(cmd, errors.New("the value is empty"))
 		}
-		return c.SetSecret(cmd.Context(), args[0], args[1], secret)
+		if err := c.SetSecret(cmd.Context(), args[0], args[1], secret); err != nil {
+			return err
+		}
+		note := ""
+		// Setting a secret before its job is deployed is fine, but a mistyped job should be seen.
+		if _, err := c.Job(cmd.Context(), args[0]); isUnknownJob(err) {
+			note = fmt.Sprintf("; there is no job %s yet", escapeLine(args[0]))
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "set secret %s of %s%s\n", escapeLine(args[1]), escapeLine(args[0]), note)
+		return nil
 	})
+}
+
+func isUnknownJob(err error) bool {
+	p, ok := errors.AsType[*model.Problem](err)
+	return ok && p.Code == "job-unknown"
 }
 
 // readSecret reads a value from file, or from stdin when file is empty.
@@ -131,6 +146,10 @@ func newSecretRemoveCommand() *cobra.Command {
 		Args:    cobra.ExactArgs(2),
 	}
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
-		return c.RemoveSecret(cmd.Context(), args[0], args[1])
+		if err := c.RemoveSecret(cmd.Context(), args[0], args[1]); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "removed secret %s of %s\n", escapeLine(args[1]), escapeLine(args[0]))
+		return nil
 	})
 }

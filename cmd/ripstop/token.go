@@ -118,6 +118,10 @@ func newTokenRevokeCommand() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 	}
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
-		return c.RevokeToken(cmd.Context(), args[0])
+		if err := c.RevokeToken(cmd.Context(), args[0]); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "revoked %s\n", escapeLine(args[0]))
+		return nil
 	})
 }

@@ -47,6 +47,11 @@ func readBuildInfo() buildInfo {
 	return b
 }
 
+// line is how `ripstop version` and `ripstop --version` say it.
+func (b buildInfo) line() string {
+	return fmt.Sprintf("ripstop %s %s %s/%s\n", b.Version, b.Go, b.OS, b.Arch)
+}
+
 func newVersionCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -59,7 +64,7 @@ func newVersionCommand() *cobra.Command {
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), b)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "ripstop %s %s %s/%s\n", b.Version, b.Go, b.OS, b.Arch)
+			_, err := fmt.Fprint(cmd.OutOrStdout(), b.line())
 			return err
 		},
 	}
