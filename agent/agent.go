@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"os"
 	goruntime "runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +40,9 @@ type Recorder interface {
 	HostCalls(read func(each func(job, function, outcome string, n uint64)))
 	// Start is a sandbox that was made.
 	Start(job string, took time.Duration)
+	// Return is a sandbox that served and was to be as new again. outcome is "returned", or why it was thrown away instead (the
+	// reasons of package image).
+	Return(job, outcome string)
 	// Inflight says that invocations of a job began (1) or ended (-1).
 	Inflight(job string, change int64)
 	// Metric is what a guest measured: kind is "counter", "gauge" or "histogram".
@@ -49,6 +54,7 @@ type Options struct {
 	Link     *Link
 	CacheDir string            // compiled code, kept between runs; empty for nowhere
 	Volumes  map[string]string // what file grants' sources stand for: name → directory
+	ReadOnly []string          // names of volumes in which nothing may be changed
 	// Routes is told of every change of what is to be served: the routes of all jobs.
 	Routes     func(map[string][]manifest.Route)
 	Recorder   Recorder      // nil: nobody takes note
@@ -183,6 +189,7 @@ type nobody struct{}
 func (nobody) Invocation(context.Context, string, string, bool, time.Duration) {}
 func (nobody) HostCalls(func(func(string, string, string, uint64)))            {}
 func (nobody) Start(string, time.Duration)                                     {}
+func (nobody) Return(string, string)                                           {}
 func (nobody) Inflight(string, int64)                                          {}
 func (nobody) Metric(string, string, string, float64)                          {}
 
@@ -558,6 +565,11 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 	if err != nil {
 		return nil, err
 	}
+	for _, f := range grants.Files {
+		if name, _, _ := strings.Cut(f.Source, "/"); !f.ReadOnly() && slices.Contains(a.opts.ReadOnly, name) {
+			return nil, fmt.Errorf("files at %s are granted for writing, and volume %q is read-only on this host", f.Guest, name)
+		}
+	}
 	rules, err := policy.Compile(m.Policy, a.runtime.Table())
 	if err != nil {
 		return nil, err
@@ -582,7 +594,7 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 		Module: code, Kind: guest.Kind(m.Kind), Job: as.Job, Args: m.Args, Grants: grants, Source: guest.Volumes(a.opts.Volumes),
 		MemoryPages: m.Limits.MemoryPages(), Descriptors: m.Limits.Files, Files: a.files, DiskReserve: diskReserve,
 		RequestBytes: int64(m.Limits.Request), ResponseBytes: int64(m.Limits.Response), LogBytes: int64(m.Limits.Log), HostCalls: int64(m.Limits.HostCalls),
-		Services: &services{task: t, link: a.opts.Link}, Interposers: interposers, Outermost: t.tracers,
+		Services: &services{task: t, link: a.opts.Link}, Interposers: interposers, Outermost: t.tracers, Images: m.Isolation != "task",
 	})
 	if err != nil {
 		return nil, err
@@ -593,7 +605,7 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 	if t.keep {
 		n, t.size = 1, 1
 	}
-	t.slots = newSlots(n, m.Limits.Queue)
+	t.slots, t.most = newSlots(n, m.Limits.Queue), n
 	return t, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
+	"github.com/ripstop-vm/ripstop/runtime/image"
 )
 
 // task is one version of a job at work: slots, a queue, and sandboxes made ahead. It ends when it is retired and its
@@ -24,6 +25,7 @@ type task struct {
 	slots    *slots
 	keep     bool // isolation: task
 	size     int  // of one job's sandboxes ahead, at most
+	most     int  // the same, with those that served and are as new again
 	audits   *bucket
 	follow   *following
 
@@ -80,6 +82,9 @@ func (t *task) endIfDone() {
 	t.closed = true
 	t.mu.Unlock()
 	t.empty()
+	if err := t.program.Close(); err != nil {
+		t.agent.opts.Log.Error("close program", "job", t.assigned.Job, "error", err)
+	}
 	t.module.release()
 }
 
@@ -140,11 +145,15 @@ func (t *task) take(ctx context.Context) (m made, cold bool, err error) {
 	return m, true, err
 }
 
-// back puts a sandbox that may serve again into the pool, or closes it.
+// back puts a sandbox that served into the pool, or closes it: under isolation: task if it may serve again as it is, else if it
+// returns to its image.
 func (t *task) back(m made, reusable bool) {
-	if t.keep && reusable {
+	if !t.keep {
+		reusable = t.wants(m) && t.returned(m)
+	}
+	if reusable {
 		t.mu.Lock()
-		if !t.retired && m.generation == t.generation && len(t.ready) < t.size {
+		if t.wantsLocked(m) {
 			t.ready = append(t.ready, m)
 			t.mu.Unlock()
 			t.agent.count(m, 1)
@@ -153,6 +162,35 @@ func (t *task) back(m made, reusable bool) {
 		t.mu.Unlock()
 	}
 	t.discard(m)
+}
+
+// wants reports whether there is room for m in the pool.
+func (t *task) wants(m made) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.wantsLocked(m)
+}
+
+func (t *task) wantsLocked(m made) bool {
+	a := t.agent
+	room := len(t.ready) < t.size || len(t.ready) < t.most && a.ahead.Load() < int64(a.opts.Ahead) && a.aheadBytes.Load() < a.opts.AheadBytes
+	return room && !t.retired && m.generation == t.generation
+}
+
+// returned brings a sandbox back to its image, and counts why not if it cannot.
+func (t *task) returned(m made) bool {
+	err := m.sandbox.Return()
+	var why *image.DiscardError
+	switch {
+	case err == nil:
+		t.agent.opts.Recorder.Return(t.assigned.Job, "returned")
+	case errors.Is(err, guest.ErrNoImage): // it was made before there was one, or there is none: nothing went wrong
+	case errors.As(err, &why):
+		t.agent.opts.Recorder.Return(t.assigned.Job, string(why.Reason))
+	default:
+		t.agent.opts.Recorder.Return(t.assigned.Job, string(image.NoReturn))
+	}
+	return err == nil
 }
 
 // fill makes sandboxes ahead until there are enough, in one goroutine at a time. A kept sandbox is made on demand.

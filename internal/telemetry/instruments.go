@@ -25,6 +25,7 @@ const maxNames = 100
 // Tasks are the instruments of what tasks do: package agent's Recorder.
 type Tasks struct {
 	invocations, coldstarts, errors, timeouts metric.Int64Counter
+	returns                                   metric.Int64Counter
 	inflight                                  metric.Int64UpDownCounter
 	duration, start                           metric.Float64Histogram
 	guestCounter                              metric.Float64Counter
@@ -38,7 +39,7 @@ type Tasks struct {
 
 func newTasks(m metric.Meter) (*Tasks, error) {
 	t := &Tasks{names: map[string]map[string]bool{}}
-	var errs [11]error
+	var errs [12]error
 	t.invocations, errs[0] = m.Int64Counter("faas.invocations", metric.WithUnit("{invocation}"), metric.WithDescription("Invocations that ended, by outcome."))
 	t.coldstarts, errs[1] = m.Int64Counter("faas.coldstarts", metric.WithUnit("{coldstart}"), metric.WithDescription("Invocations for which a sandbox had to be made first."))
 	t.errors, errs[2] = m.Int64Counter("faas.errors", metric.WithUnit("{error}"), metric.WithDescription("Invocations that failed."))
@@ -58,6 +59,7 @@ func newTasks(m metric.Meter) (*Tasks, error) {
 	t.guestCounter, errs[8] = m.Float64Counter("ripstop.guest.counter", metric.WithDescription("Counters of guests, by name."))
 	t.guestGauge, errs[9] = m.Float64Gauge("ripstop.guest.gauge", metric.WithDescription("Gauges of guests, by name."))
 	t.guestHistogram, errs[10] = m.Float64Histogram("ripstop.guest.histogram", metric.WithDescription("Histograms of guests, by name."))
+	t.returns, errs[11] = m.Int64Counter("ripstop.sandbox.returns", metric.WithUnit("{sandbox}"), metric.WithDescription("Sandboxes that were to be as new after an invocation, by how that went."))
 	return t, errors.Join(errs[:]...)
 }
 
@@ -91,6 +93,11 @@ func (t *Tasks) HostCalls(read func(each func(job, function, outcome string, n u
 // Start notes a sandbox that was made.
 func (t *Tasks) Start(job string, took time.Duration) {
 	t.start.Record(context.Background(), took.Seconds(), jobAttr(job))
+}
+
+// Return notes a sandbox that returned to its image, or why it was thrown away instead.
+func (t *Tasks) Return(job, outcome string) {
+	t.returns.Add(context.Background(), 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("job", job), attribute.String("outcome", outcome))))
 }
 
 // Inflight notes invocations that began or ended.

@@ -87,14 +87,14 @@ func (p *Program) images() bool {
 }
 
 // Return brings a sandbox that has served back to its image, so that the next request finds it as new: however the last
-// one ended, unless its time was over. After an error the sandbox can only be closed; a *image.DiscardError says why. Sandboxes that
-// were made before there was an image cannot return.
+// one ended, unless its time was over. After an error the sandbox can only be closed; a *image.DiscardError says why. Those made
+// before there was an image fail with ErrNoImage.
 func (s *Sandbox) Return() error {
 	switch {
 	case s.closed.Load():
 		return ErrUsed
 	case s.base == nil:
-		return errNoBaseline
+		return ErrNoImage
 	}
 	s.used = true
 	if err := s.vm.Return(); err != nil {
@@ -107,4 +107,5 @@ func (s *Sandbox) Return() error {
 	return nil
 }
 
-var errNoBaseline = errors.New("the sandbox did not begin as an image")
+// ErrNoImage reports a sandbox that did not begin as an image.
+var ErrNoImage = errors.New("the sandbox did not begin as an image")
