@@ -142,7 +142,7 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	if opts.Idle <= 0 {
 		opts.Idle = time.Minute
 	}
-	rt, err := runtime.Open(ctx, runtime.Options{Libraries: guest.Libraries(), CacheDir: opts.CacheDir})
+	rt, err := runtime.Open(ctx, runtime.Options{Libraries: guest.Libraries(), CacheDir: opts.CacheDir, Meter: true})
 	if err != nil {
 		return nil, fmt.Errorf("open agent: %w", err)
 	}

@@ -1,8 +1,11 @@
+//go:build unix
+
 package main
 
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -43,5 +46,15 @@ func TestAServerRefusesAVolumeThatHoldsItsOwnData(t *testing.T) {
 	t.Log(err)
 	if _, err := os.Stat(filepath.Join(dir, "data")); !os.IsNotExist(err) {
 		t.Error("it made a data directory")
+	}
+}
+
+func TestAReadOnlyVolumeIsNotGrantedForWriting(t *testing.T) {
+	s := startServer(t, "--volume", "fixed="+t.TempDir()+":ro")
+	module := saying("Content-Type: text/plain\n\nhello")
+	s.deploy("reads", module, "capabilities: {files: [{guest: /data, source: fixed}]}\n")
+	code, body := s.tryDeploy("writes", module, "capabilities: {files: [{guest: /data, source: fixed/below, access: rw}]}\n")
+	if code != 422 || !strings.Contains(string(body), `volume \"fixed\" is read-only`) {
+		t.Errorf("%d %s", code, body)
 	}
 }

@@ -67,31 +67,35 @@ func newServeCommand() *cobra.Command {
 	return cmd
 }
 
-// parseVolumes reads --volume flags: name → absolute directory.
-func parseVolumes(flags []string) (map[string]string, error) {
-	volumes := map[string]string{}
+// parseVolumes reads --volume flags: name → absolute directory, and the names of those that are read-only.
+func parseVolumes(flags []string) (volumes map[string]string, readOnly []string, err error) {
+	volumes = map[string]string{}
 	for _, v := range flags {
 		name, dir, ok := strings.Cut(v, "=")
+		dir, ro := strings.CutSuffix(dir, ":ro")
 		if !ok || name == "" || dir == "" || strings.Contains(name, "/") {
-			return nil, fmt.Errorf("volume %q is not NAME=DIR", v)
+			return nil, nil, fmt.Errorf("volume %q is not NAME=DIR", v)
 		}
 		if _, taken := volumes[name]; taken {
-			return nil, fmt.Errorf("volume %q is given twice", name)
+			return nil, nil, fmt.Errorf("volume %q is given twice", name)
 		}
 		abs, err := filepath.Abs(dir)
 		if err != nil {
-			return nil, fmt.Errorf("volume %q: %w", v, err)
+			return nil, nil, fmt.Errorf("volume %q: %w", v, err)
 		}
 		info, err := os.Stat(abs)
 		if err != nil {
-			return nil, fmt.Errorf("volume %s: %w", name, err)
+			return nil, nil, fmt.Errorf("volume %s: %w", name, err)
 		}
 		if !info.IsDir() {
-			return nil, fmt.Errorf("volume %s: %s is no directory", name, abs)
+			return nil, nil, fmt.Errorf("volume %s: %s is no directory", name, abs)
 		}
 		volumes[name] = abs
+		if ro {
+			readOnly = append(readOnly, name)
+		}
 	}
-	return volumes, nil
+	return volumes, readOnly, nil
 }
 
 // serve runs the server until ctx ends. What keeps it from starting is one line and exit code 2, and changed nothing.
@@ -101,7 +105,7 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	if err != nil {
 		return refuse(err)
 	}
-	volumes, err := parseVolumes(o.volumes)
+	volumes, readOnly, err := parseVolumes(o.volumes)
 	if err != nil {
 		return refuse(err)
 	}
@@ -165,7 +169,7 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	if telemetry.SpansWanted() {
 		forwarder = telemetry.NewForwarder(log)
 	}
-	env, err := workerEnv(workerConfig{CacheDir: filepath.Join(dir, "cache"), Volumes: volumes, LogFormat: o.logFormat, LogLevel: o.logLevel, Spans: forwarder != nil, Drain: o.drain})
+	env, err := workerEnv(workerConfig{CacheDir: filepath.Join(dir, "cache"), Volumes: volumes, ReadOnly: readOnly, LogFormat: o.logFormat, LogLevel: o.logLevel, Spans: forwarder != nil, Drain: o.drain})
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,7 @@ func overrun(c workerConfig) {
 	tried := map[string]error{
 		"cache":       os.WriteFile(filepath.Join(c.CacheDir, "mine"), nil, 0o600),
 		"volume":      os.WriteFile(filepath.Join(c.Volumes["shared"], "mine"), nil, 0o600),
+		"fixed":       os.WriteFile(filepath.Join(c.Volumes["fixed"], "mine"), nil, 0o600),
 		"credentials": credentials(data),
 		"passwords":   read("/etc/passwd"),
 		"memory":      read("/proc/" + parent + "/mem"),
@@ -93,7 +94,7 @@ func TestAWorkerThatWasTakenOverReachesNothingButItsGrant(t *testing.T) {
 	const secret = "sEcReT-of-the-server"
 	shared := t.TempDir()
 	t.Setenv("RIPSTOP_TEST_SECRET", secret)
-	s := &serverProcess{t: t, program: os.Args[0], args: []string{"--volume", "shared=" + shared}, dir: filepath.Join(t.TempDir(), "data"), api: freePort(t), ingress: freePort(t)}
+	s := &serverProcess{t: t, program: os.Args[0], args: []string{"--volume", "shared=" + shared, "--volume", "fixed=" + t.TempDir() + ":ro"}, dir: filepath.Join(t.TempDir(), "data"), api: freePort(t), ingress: freePort(t)}
 	s.start()
 	t.Cleanup(s.stop)
 	_, rest, ok := strings.Cut(s.log.String(), "taken: ")

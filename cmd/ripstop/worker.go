@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -27,6 +26,7 @@ import (
 type workerConfig struct {
 	CacheDir  string            `json:"cacheDir,omitempty"`
 	Volumes   map[string]string `json:"volumes,omitempty"`
+	ReadOnly  []string          `json:"readOnly,omitempty"` // names of volumes in which nothing may be changed
 	LogFormat string            `json:"logFormat,omitempty"`
 	LogLevel  string            `json:"logLevel,omitempty"`
 	Spans     bool              `json:"spans,omitempty"` // spans are wanted
@@ -88,7 +88,7 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	defer cancel()
 	var handler *gateway.Handler
 	a, err := agent.Open(ctx, agent.Options{
-		Link: link, CacheDir: c.CacheDir, Volumes: c.Volumes, Log: log, Recorder: tel.Tasks(), Tracer: tel.Tracer(),
+		Link: link, CacheDir: c.CacheDir, Volumes: c.Volumes, ReadOnly: c.ReadOnly, Log: log, Recorder: tel.Tasks(), Tracer: tel.Tracer(),
 		Routes: func(jobs map[string][]manifest.Route) { handler.SetRoutes(routesOf(jobs, log)) },
 	})
 	if err != nil {
@@ -149,7 +149,14 @@ var taken func(workerConfig)
 // confine puts the operating system's wall around this process: from here on it reaches its cache, the volumes that the operator
 // offers, and what it holds open. All that it needs besides is open by now.
 func confine(log *slog.Logger, c workerConfig) {
-	opts := wall.Options{Write: slices.AppendSeq(coverageDirs(), maps.Values(c.Volumes))}
+	opts := wall.Options{Write: coverageDirs()}
+	for name, dir := range c.Volumes {
+		if slices.Contains(c.ReadOnly, name) {
+			opts.Read = append(opts.Read, dir)
+		} else {
+			opts.Write = append(opts.Write, dir)
+		}
+	}
 	if c.CacheDir != "" {
 		opts.Write = append(opts.Write, c.CacheDir)
 	}
