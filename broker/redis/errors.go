@@ -65,7 +65,7 @@ func explain(where string, err error) error {
 
 func isDisconnect(err error) bool {
 	text := err.Error()
-	for _, part := range []string{"EOF", "connection reset", "broken pipe", "connection refused", "no such file", "all sentinels", "closed network", "pool", "connection"} {
+	for _, part := range []string{"EOF", "connection reset", "broken pipe", "connection refused", "no such file", "all sentinels", "closed network", "connection", "tls: ", "x509: "} {
 		if strings.Contains(text, part) {
 			return true
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ripstop-vm/ripstop/broker"
+	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/redistest"
 )
 
@@ -281,12 +282,12 @@ func TestASlowServerIsWaitedForUntilTheTimeout(t *testing.T) {
 		slept <- err
 	}()
 	for { // until it sleeps
-		begin := time.Now()
+		begin := clock.System.Now()
 		_, err := hasty.Records().Get(t.Context(), "k")
 		if err == nil {
 			continue
 		}
-		if d := time.Since(begin); !errors.Is(err, broker.ErrUnavailable) || d > time.Second {
+		if d := clock.System.Now().Sub(begin); !errors.Is(err, broker.ErrUnavailable) || d > time.Second {
 			t.Errorf("get answers %v after %s", err, d)
 		}
 		break

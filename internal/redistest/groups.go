@@ -17,8 +17,9 @@ type Group struct {
 // URL is how a client reaches the group.
 func (g *Group) URL() string { return g.url }
 
-// until asks again until a server answers as wanted. There is no other way to learn that a group has found itself.
-func until(t testing.TB, what string, ok func() bool) {
+// Until asks again until a server answers as wanted, and fails the test if it does not. There is no other way to learn that a
+// group has found itself.
+func Until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	limit := time.NewTimer(startTimeout)
 	defer limit.Stop()
@@ -54,7 +55,7 @@ func StartCluster(t testing.TB, settings ...string) *Group {
 			s.Must("CLUSTER", "MEET", "127.0.0.1", fmt.Sprint(g.Servers[0].Port), bus)
 		}
 	}
-	until(t, "the cluster is up", func() bool {
+	Until(t, "the cluster is up", func() bool {
 		for _, s := range g.Servers {
 			info, err := s.Do("CLUSTER", "INFO")
 			if err != nil || !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_known_nodes:3") {
@@ -70,11 +71,12 @@ func StartCluster(t testing.TB, settings ...string) *Group {
 // StartReplicas starts a master and replicas of it, without Sentinels.
 func StartReplicas(t testing.TB, replicas int, settings ...string) *Group {
 	t.Helper()
+	settings = append([]string{"repl-diskless-sync-delay 0"}, settings...)
 	g := &Group{Servers: []*Server{StartTCP(t, settings...)}}
 	for range replicas {
 		g.Servers = append(g.Servers, StartTCP(t, append([]string{fmt.Sprintf("replicaof 127.0.0.1 %d", g.Servers[0].Port)}, settings...)...))
 	}
-	until(t, "the replicas are connected", func() bool {
+	Until(t, "the replicas are connected", func() bool {
 		info, err := g.Servers[0].Do("INFO", "replication")
 		return err == nil && strings.Count(info, "state=online") == replicas
 	})
@@ -85,14 +87,14 @@ func StartReplicas(t testing.TB, replicas int, settings ...string) *Group {
 // StartSentinel starts a master with a replica and three Sentinels that watch them under the name "mymaster".
 func StartSentinel(t testing.TB, settings ...string) *Group {
 	t.Helper()
-	g := StartReplicas(t, 1, append([]string{"repl-diskless-sync-delay 0"}, settings...)...)
+	g := StartReplicas(t, 1, settings...)
 	var addrs []string
 	for range 3 {
 		s := sentinelServer(t, g.Servers[0].Port)
 		g.Sentinels = append(g.Sentinels, s)
 		addrs = append(addrs, s.Addr())
 	}
-	until(t, "the Sentinels know each other and the replica", func() bool {
+	Until(t, "the Sentinels know each other and the replica", func() bool {
 		for _, s := range g.Sentinels {
 			master, err := s.Do("SENTINEL", "MASTER", "mymaster")
 			if err != nil || !strings.Contains(master, "num-other-sentinels\n2") || !strings.Contains(master, "num-slaves\n1") {

@@ -34,6 +34,7 @@ type Server struct {
 	t        testing.TB
 	settings []string
 	sentinel bool
+	tls      bool
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -52,6 +53,15 @@ func Start(t testing.TB, settings ...string) *Server {
 func StartTCP(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	return start(t, freePort(t), settings)
+}
+
+// StartTLS starts a server that speaks TLS only on its port of 127.0.0.1; its socket speaks plainly. Settings name certificates.
+func StartTLS(t testing.TB, settings ...string) *Server {
+	t.Helper()
+	s := newServer(t, freePort(t), settings)
+	s.tls = true
+	s.Restart()
+	return s
 }
 
 func start(t testing.TB, port int, settings []string) *Server {
@@ -105,6 +115,9 @@ func (s *Server) Restart(more ...string) {
 	conf := []string{
 		"bind 127.0.0.1", fmt.Sprintf("port %d", s.Port), "dir " + s.Dir,
 		"unixsocket " + s.Socket, `save ""`, "enable-debug-command yes", "daemonize no", `logfile ""`,
+	}
+	if s.tls {
+		conf[1] = fmt.Sprintf("port 0\ntls-port %d", s.Port)
 	}
 	conf = append(append(conf, s.settings...), more...)
 	file := filepath.Join(s.Dir, "redis.conf")
@@ -221,7 +234,7 @@ func (s *Server) Addr() string { return fmt.Sprintf("127.0.0.1:%d", s.Port) }
 // Do runs a command and answers its reply as text; an array's elements stand on lines of their own.
 func (s *Server) Do(args ...string) (string, error) {
 	network, addr := "unix", s.Socket
-	if s.Port != 0 {
+	if s.Port != 0 && !s.tls {
 		network, addr = "tcp", s.Addr()
 	}
 	c, err := net.DialTimeout(network, addr, 5*time.Second)
