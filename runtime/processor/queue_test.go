@@ -1,0 +1,119 @@
+package processor
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// The queue alone, under any sequence of events, on a clock that the test moves.
+func TestTheQueueKeepsItsInvariantsWhateverHappens(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		tokens := rapid.IntRange(1, 4).Draw(t, "tokens")
+		q := &queue{slice: time.Millisecond, long: 3, free: tokens}
+		var shares []*Share
+		for range rapid.IntRange(1, 5).Draw(t, "shares") {
+			shares = append(shares, &Share{account: account{weight: float64(rapid.IntRange(1, 8).Draw(t, "weight")), index: -1, late: -1}})
+		}
+		var all []*Run
+		for range rapid.IntRange(1, 12).Draw(t, "runs") {
+			all = append(all, &Run{share: rapid.SampledFrom(shares).Draw(t, "share")})
+		}
+		var now, computed time.Duration
+		pick := func(want state) *Run {
+			var of []*Run
+			for _, r := range all {
+				if r.state == want {
+					of = append(of, r)
+				}
+			}
+			if len(of) == 0 {
+				t.Skip("none")
+			}
+			return rapid.SampledFrom(of).Draw(t, "run")
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"time passes": func(t *rapid.T) {
+				d := time.Duration(rapid.IntRange(0, 3000).Draw(t, "µs")) * time.Microsecond
+				now += d
+				computed += d * time.Duration(len(q.running))
+			},
+			"one arrives": func(t *rapid.T) {
+				r := pick(out)
+				free := q.free
+				granted, victim := q.arrive(r, now)
+				if granted != (free > 0) || granted && victim != nil || victim != nil && victim.state != running {
+					t.Fatalf("granted %v with %d free, victim %+v", granted, free, victim)
+				}
+			},
+			"one stops": func(*rapid.T) {
+				r := pick(running)
+				q.stop(r, now, out)
+				q.next(now)
+			},
+			"a slice ends": func(t *rapid.T) {
+				r := pick(running)
+				if next := q.turn(r, now); next == nil || next.state != running || r.state != running && r.state != waiting {
+					t.Fatalf("the token went to %+v", next)
+				}
+			},
+			"one waits no more": func(*rapid.T) { q.leave(pick(waiting), now) },
+			"the host works": func(t *rapid.T) {
+				q.charge(rapid.SampledFrom(shares).Draw(t, "share"), time.Duration(rapid.IntRange(1, 2000).Draw(t, "µs"))*time.Microsecond)
+			},
+			"": func(t *rapid.T) {
+				runs, waits := 0, 0
+				weights := 0.0
+				for _, s := range shares {
+					young, old := 0, 0
+					for r := s.young.first; r != nil; r = r.after {
+						young++
+					}
+					for r := s.old.first; r != nil; r = r.after {
+						old++
+					}
+					mine := 0
+					for _, r := range all {
+						if r.share == s && r.state == running {
+							mine++
+						}
+					}
+					if s.active != mine+young+old || (s.index >= 0) != (young+old > 0) || (s.late >= 0) != (s.index >= 0) {
+						t.Fatalf("a share has %d active, %d run, %d and %d wait, at %d and %d", s.active, mine, young, old, s.index, s.late)
+					}
+					if s.index >= 0 && (q.ready[s.index] != s || q.late[s.late] != s) {
+						t.Fatal("a share is not where it says")
+					}
+					if s.active > 0 {
+						weights += s.weight
+					}
+					runs, waits = runs+mine, waits+young+old
+				}
+				if runs != len(q.running) || runs+q.free != tokens || waits > 0 && q.free > 0 || weights != q.weights {
+					t.Fatalf("%d run, %d wait, %d of %d tokens are free, weights %v of %v", runs, waits, q.free, tokens, q.weights, weights)
+				}
+				for i, s := range q.ready {
+					if up := (i - 1) / 2; i > 0 && q.ready.Less(i, up) {
+						t.Fatalf("the share at %d is due before the one above it: %v, %v", i, s.virtual, q.ready[up].virtual)
+					}
+				}
+				for i := range q.late {
+					if i > 0 && q.late.Less(i, (i-1)/2) {
+						t.Fatalf("the share at %d has less patience than the one above it", i)
+					}
+				}
+				var used time.Duration
+				for _, s := range shares {
+					used += s.used
+				}
+				for _, r := range q.running {
+					used += now - r.started
+				}
+				if used != computed {
+					t.Fatalf("%v were computed and %v charged", computed, used)
+				}
+			},
+		})
+	})
+}
