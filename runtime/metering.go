@@ -27,16 +27,12 @@ func (r *Runtime) compileMetered(ctx context.Context, wasm []byte, info *module.
 	if err != nil {
 		return nil, err
 	}
-	translated, err := module.Parse(res.Wasm, module.Bounds{FunctionBytes: math.MaxInt32, Size: math.MaxInt32})
-	if err != nil {
-		return nil, fmt.Errorf("a translated module cannot be read: %w", err)
-	}
 	code, err := r.engine.Compile(ctx, res.Wasm)
 	if err != nil {
 		return nil, bad(fmt.Errorf("translated: %w", err))
 	}
 	res.Wasm = nil // it is compiled
-	return &Module{runtime: r, code: code, info: info, digest: sha256.Sum256(wasm), state: stateOf(translated, translate.DirtyExport), metered: res}, nil
+	return &Module{runtime: r, code: code, info: info, digest: sha256.Sum256(wasm), state: stateOf(res.Info, translate.DirtyExport), metered: res}, nil
 }
 
 // metering is a sandbox's fuel and stack.

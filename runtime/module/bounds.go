@@ -35,9 +35,10 @@ type Bounds struct {
 }
 
 // DefaultBounds is the platform's bounds.
-func DefaultBounds() Bounds { return Bounds{}.filled() }
+func DefaultBounds() Bounds { return Bounds{}.Filled() }
 
-func (b Bounds) filled() Bounds {
+// Filled is b with the defaults in place of zeros.
+func (b Bounds) Filled() Bounds {
 	fill(&b.Size, 64<<20)
 	fill(&b.Types, 100_000)
 	fill(&b.Imports, 10_000)

@@ -157,7 +157,7 @@ func (p *parser) entry() {
 func Parse(wasm []byte, b Bounds) (*Module, error) { return parse(wasm, b, nil) }
 
 func parse(wasm []byte, b Bounds, taken *Binary) (*Module, error) {
-	p := &parser{m: &Module{Size: len(wasm)}, bounds: b.filled(), dataCount: -1, taken: taken}
+	p := &parser{m: &Module{Size: len(wasm)}, bounds: b.Filled(), dataCount: -1, taken: taken}
 	if len(wasm) > p.bounds.Size {
 		return nil, &Error{Check: "bounds", Offset: -1, Msg: sizeMessage(len(wasm), p.bounds.Size)}
 	}

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -56,6 +57,8 @@ type Result struct {
 	// Start says that the module had a start function: it is exported as StartExport, and whoever instantiates calls it after
 	// the image was applied.
 	Start bool
+	// Info is what Wasm declares.
+	Info *module.Module
 	// Globals are the mutable globals that the original defines, all of them exported. Those of the translation are not among them.
 	Globals []Global
 }
@@ -129,7 +132,30 @@ func Translate(wasm []byte, opts Options) (*Result, error) {
 		p.Set(with(p.Entries, t.types...))
 	}
 	t.result.Wasm = b.Bytes()
+	if t.result.Info, err = module.Parse(t.result.Wasm, widened(opts.Bounds)); err != nil {
+		if e := new(module.Error); errors.As(err, &e) {
+			return nil, &module.Error{Check: e.Check, Offset: -1, Msg: "once translated, " + e.Msg}
+		}
+		return nil, err
+	}
 	return &t.result, nil
+}
+
+// maxRoutines bounds the functions that are added: compilers use memory.init and table.init for a handful of segments.
+const maxRoutines = 1000
+
+// widened is the bounds of a translated module: what makes engines slow is bounded as it was, since it is this that they
+// compile; there is room for what is always added, and code may be longer.
+func widened(b module.Bounds) module.Bounds {
+	b = b.Filled()
+	b.Exports += b.Globals + 4
+	b.Size, b.FunctionBytes = 8*b.Size, 8*b.FunctionBytes
+	b.Types += maxRoutines
+	b.Functions += maxRoutines
+	b.Imports++
+	b.Globals += 3
+	b.Nesting += 2
+	return b
 }
 
 // with is entries and more.
@@ -212,6 +238,9 @@ func (t *translation) functions() error {
 			return err
 		}
 		f.write(body, a, typ, values)
+		if len(t.routines) > maxRoutines {
+			return &module.Error{Check: "bounds", Offset: body.Offset, Msg: fmt.Sprintf("instructions that move ranges name more than %d segments and tables", maxRoutines)}
+		}
 		entry := make([]byte, 0, len(f.out)+binary.MaxVarintLen32)
 		bodies = append(bodies, append(binary.AppendUvarint(entry, uint64(len(f.out))), f.out...))
 	}

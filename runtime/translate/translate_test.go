@@ -183,6 +183,46 @@ func TestTablesAreBounded(t *testing.T) {
 	}
 }
 
+// TestWhatTranslationAddsIsBoundedToo: engines compile the result, so that it is held against the bounds, too.
+func TestWhatTranslationAddsIsBoundedToo(t *testing.T) {
+	section := func(w *[]byte, id byte, content []byte) { *w = append(*w, wasmtest.Section(id, content)...) }
+	segments := func(n int) []byte {
+		w := []byte(wasmtest.Header)
+		var elems, body [][]byte
+		for i := range n {
+			elems = append(elems, []byte{1, 0, 0})
+			body = append(body, wasmtest.Repeat(3, wasmtest.I32Const(0)...), []byte{0xfc, 0x0c}, wasmtest.U32(uint32(i)), []byte{0})
+		}
+		section(&w, 1, []byte{1, 0x60, 0, 0})
+		section(&w, 3, []byte{1, 0})
+		section(&w, 4, []byte{1, funcRef, 0, 1})
+		section(&w, 9, wasmtest.Count(elems))
+		section(&w, 10, wasmtest.Cat([]byte{1}, wasmtest.Sized(wasmtest.Cat([]byte{0}, wasmtest.Cat(body...), []byte{wasmtest.End}))))
+		return w
+	}
+	loops := func(n int) []byte {
+		return (&wasmtest.Module{Funcs: []wasmtest.Func{{Body: wasmtest.Repeat(n, wasmtest.Loop()...)}}}).Bytes()
+	}
+	for what, c := range map[string]struct {
+		wasm []byte
+		ok   bool
+	}{
+		"900 segments":   {segments(900), true},
+		"1,100 segments": {segments(1100), false},
+		"6,000 loops":    {loops(6000), true},
+		"10,000 loops":   {loops(10000), false}, // allowed untranslated
+	} {
+		_, err := translate.Translate(c.wasm, translate.Options{})
+		var e *module.Error
+		if ok := err == nil; ok != c.ok || !ok && (!errors.As(err, &e) || e.Check != "bounds") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if _, err := module.Parse(c.wasm, module.Bounds{}); err != nil {
+			t.Errorf("%s, untranslated: %v", what, err)
+		}
+	}
+}
+
 // TestTheStartFunctionComesAfterTheImage: the start function is not run by instantiating, and finds its data.
 func TestTheStartFunctionComesAfterTheImage(t *testing.T) {
 	m := wasmtest.Module{Memory: []uint32{1}, Start: new(uint32),
