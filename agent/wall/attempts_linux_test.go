@@ -1,6 +1,7 @@
 package wall
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ripstop-vm/ripstop/runtime/image"
 )
 
 // attempts are by name what a worker tries.
@@ -120,10 +123,11 @@ var attempts = map[string]func(w *world) error{
 	"find written pages":    scanPages,
 	"run code it made":      mapCode,
 	"threads and collector": threads,
+	"return to an image":    returnToImage,
 }
 
 // works are the attempts that the wall lets through.
-var works = []string{"serve", "read where it may", "keep files", "find written pages", "run code it made", "threads and collector"}
+var works = []string{"serve", "read where it may", "keep files", "find written pages", "run code it made", "threads and collector", "return to an image"}
 
 func open(path string, flags int) error {
 	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o600)
@@ -310,6 +314,24 @@ func mapCode(*world) error {
 		return err
 	}
 	return errors.Join(unix.Mprotect(m, unix.PROT_READ|unix.PROT_EXEC), unix.Madvise(m, unix.MADV_DONTNEED), unix.Munmap(m))
+}
+
+// returnToImage is a sandbox's memory back at its image, by the method that was found before the wall stood.
+func returnToImage(w *world) error {
+	im, err := image.Take(image.Source{Memory: bytes.Repeat([]byte("image"), 1<<16)})
+	if err != nil {
+		return err
+	}
+	m, err := w.space.NewMemory(im, 1<<20)
+	if err != nil {
+		return errors.Join(err, im.Close())
+	}
+	m.Bytes()[70_000] = 'x'
+	err = m.Return()
+	if got := m.Bytes()[70_000]; got != 'i' {
+		err = errors.Join(err, fmt.Errorf("%q came back", got))
+	}
+	return errors.Join(err, m.Close(), im.Close())
 }
 
 // threads has the runtime make threads, interrupt them and collect garbage.

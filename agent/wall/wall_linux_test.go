@@ -21,6 +21,8 @@ import (
 	seccomp "github.com/elastic/go-seccomp-bpf"
 	"github.com/elastic/go-seccomp-bpf/arch"
 	"golang.org/x/sys/unix"
+
+	"github.com/ripstop-vm/ripstop/runtime/image"
 )
 
 // The test binary runs itself as the worker that a guest has taken over: it confines itself and then tries things.
@@ -65,6 +67,7 @@ const listenerFD = 3 // what a worker of these tests inherits on purpose; 4 is o
 type world struct {
 	orders
 	pagemap *os.File
+	space   *image.Space
 }
 
 func worker(o orders) {
@@ -72,7 +75,11 @@ func worker(o orders) {
 	if err != nil {
 		panic(err)
 	}
-	w := &world{o, pagemap}
+	space, err := image.NewSpace(image.SpaceOptions{})
+	if err != nil {
+		panic(err)
+	}
+	w := &world{o, pagemap, space}
 	work := make(chan func())
 	// A thread that was there before the wall: it must be behind it, too.
 	go func() {
