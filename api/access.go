@@ -2,9 +2,11 @@ package api
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -46,8 +48,36 @@ var operationVerbs = map[string]control.Verb{
 	"getReadiness":      "",
 }
 
-// openRoutes are the only ones that need no token. /metrics does need one: its labels name jobs.
-var openRoutes = map[string]bool{"/healthz": true, "/readyz": true}
+// openRoutes are the only ones that need no token: probes, and what is the same for every server of this version, which tools fetch
+// by URL. /metrics does need one: its labels name jobs.
+var openRoutes = map[string]bool{"/healthz": true, "/readyz": true, "/v1/openapi.yaml": true, "/v1/manifest.schema.json": true}
+
+// queryParameters are those of the operations that have any. Of all others a query is refused: a misspelled parameter would be left
+// out without a word. Probes and scrapers add what they like to theirs.
+var (
+	queryParameters = map[string][]string{"readLogs": {"follow", "tail"}, "readAudit": {"job", "limit", "since"}}
+	anyQuery        = map[string]bool{"getHealth": true, "getReadiness": true, "getMetrics": true}
+)
+
+// checkQuery refuses query parameters that are not among known.
+func checkQuery(known []string) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			for _, name := range slices.Sorted(maps.Keys(c.QueryParams())) {
+				if slices.Contains(known, name) {
+					continue
+				}
+				there := "it takes none"
+				if len(known) > 0 {
+					there = "there are " + strings.Join(known, ", ")
+				}
+				return newProblem(http.StatusBadRequest, "unknown-parameter", "Unknown parameter", "%s %s has no query parameter %q; %s",
+					c.Request().Method, c.Path(), shorten(name), there)
+			}
+			return next(c)
+		}
+	}
+}
 
 // tokenKey is where authenticate leaves the caller's token in the echo context.
 const tokenKey = "ripstop.token"

@@ -145,6 +145,9 @@ func New(opts Options) (*Server, error) {
 		if verb != "" {
 			guards[operation] = []echo.MiddlewareFunc{s.require(verb)}
 		}
+		if !anyQuery[operation] {
+			guards[operation] = append(guards[operation], checkQuery(queryParameters[operation]))
+		}
 	}
 	RegisterHandlersWithOptions(e, s, RegisterHandlersOptions{OperationMiddlewares: guards})
 	s.echo = e

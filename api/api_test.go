@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime/multipart"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -240,6 +242,8 @@ func TestRequestsAreHeldAgainstTokenScopeAndHost(t *testing.T) {
 		"a tail that is no number":         {"GET", "/v1/jobs/hello/logs?tail=all", "", "", 400, "bad-request"},
 		"a tail that is too long":          {"GET", "/v1/jobs/hello/logs?tail=10001", "", "", 400, "bad-parameter"},
 		"an audit limit out of its range":  {"GET", "/v1/audit?limit=0", "", "", 400, "bad-parameter"},
+		"a parameter that is misspelled":   {"GET", "/v1/jobs/hello/logs?folow=true", "", "", 400, "unknown-parameter"},
+		"a parameter where there are none": {"GET", "/v1/jobs?limit=1", "", "", 400, "unknown-parameter"},
 		"a secret without a value":         {"PUT", "/v1/jobs/hello/secrets/key", "", "", 400, "empty-secret"},
 		"a token that is not there":        {"DELETE", "/v1/tokens/nobody", "", "", 404, "token-unknown"},
 		"a token request without a body":   {"POST", "/v1/tokens", "", "", 400, "bad-json"},
@@ -438,19 +442,32 @@ func TestBadOptionsAreAllReported(t *testing.T) {
 
 func TestTheDescriptionIsServedAndEveryOperationNeedsAVerb(t *testing.T) {
 	w := apitest.Open(t)
-	res := w.Request(t, "GET", "/v1/openapi.yaml", nil)
+	res := w.Request(t, "GET", "/v1/openapi.yaml", nil, "Authorization", "") // tools that fetch it have no token
 	got, _ := io.ReadAll(res.Body)
 	res.Body.Close()
 	file, err := os.ReadFile("openapi.yaml")
 	if err != nil || !bytes.Equal(got, file) {
 		t.Errorf("served %d bytes, the file has %d (%v)", len(got), len(file), err)
 	}
+	described, operation, name := map[string][]string{}, "", ""
 	for line := range strings.Lines(string(file)) {
-		if id, ok := strings.CutPrefix(strings.TrimSpace(line), "operationId: "); ok {
+		line = strings.TrimSpace(line)
+		if id, ok := strings.CutPrefix(line, "operationId: "); ok {
 			if _, ok := api.OperationVerbs[id]; !ok {
 				t.Errorf("operation %s is not in the table of verbs", id)
 			}
+			operation = id
 		}
+		if n, ok := strings.CutPrefix(line, "- name: "); ok {
+			name = n
+		}
+		if line == "in: query" {
+			described[operation] = append(described[operation], name)
+			slices.Sort(described[operation])
+		}
+	}
+	if !maps.EqualFunc(described, api.QueryParameters, slices.Equal) {
+		t.Errorf("described are the query parameters %v, known are %v", described, api.QueryParameters)
 	}
 }
 

@@ -1,4 +1,7 @@
 package api
 
-// OperationVerbs is the table that New installs guards from.
-var OperationVerbs = operationVerbs
+// OperationVerbs and QueryParameters are the tables that New installs guards from.
+var (
+	OperationVerbs  = operationVerbs
+	QueryParameters = queryParameters
+)

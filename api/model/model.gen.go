@@ -19,7 +19,7 @@ type AuditEntry struct {
 	Invocation string `json:"invocation,omitempty"`
 	Job        string `json:"job,omitempty"`
 
-	// Kind deploy, rollback, remove, secret.set, secret.remove, token.create, token.revoke, denied (a host call), api.denied, worker.died.
+	// Kind deploy, rollback, remove, secret.set, secret.remove, token.create, token.revoke, denied (a host call), observed (one that a rule which only observes would have denied), api.denied, worker.died.
 	Kind string `json:"kind"`
 
 	// Omitted Entries like this one that were left out before it.
