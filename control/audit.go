@@ -22,7 +22,7 @@ const (
 	maxDetail    = 1024 // bytes of an entry's detail; what is longer is cut
 )
 
-// limiter decides which denied host calls are written down, and counts the others.
+// limiter decides which of the host calls of one kind, denied or observed, are written down, and counts the others.
 type limiter struct {
 	mu    sync.Mutex
 	began time.Time // of the window
@@ -157,14 +157,14 @@ func (s *Store) prune(ctx context.Context, n int) error {
 	return err
 }
 
-// Audit adds an entry to the log. Entries of AuditDenied are bounded in rate, per job and over all; what is left out is
+// Audit adds an entry to the log. Entries of AuditDenied and AuditObserved are bounded in rate, per job and over all; what is left out is
 // counted, in the next entry of the job or in one of its own.
 func (s *Store) Audit(ctx context.Context, e AuditEntry) error {
 	if e.Kind == "" {
 		return fmt.Errorf("audit: an entry without a kind: %w", broker.ErrInvalid)
 	}
-	if e.Kind == AuditDenied {
-		ok, omitted := s.denied.allow(e.Job, s.opts.Clock.Now())
+	if l := s.sampled[e.Kind]; l != nil {
+		ok, omitted := l.allow(e.Job, s.opts.Clock.Now())
 		if !ok {
 			return nil
 		}
@@ -178,18 +178,19 @@ func (s *Store) Audit(ctx context.Context, e AuditEntry) error {
 
 // writeOmitted writes down what was left out when no later entry has said so.
 func (s *Store) writeOmitted(ctx context.Context) error {
-	omitted := s.denied.drain(s.opts.Clock.Now())
-	if len(omitted) == 0 {
-		return nil
-	}
 	var c broker.Commit
-	for job, n := range omitted {
-		e := s.entry(AuditEntry{Kind: AuditDenied, Job: job, Omitted: n, Detail: fmt.Sprintf("%d more host calls were denied and are not listed", n)})
-		w, err := put(auditPrefix+e.ID, e)
-		if err != nil {
-			return err
+	for kind, l := range s.sampled {
+		for job, n := range l.drain(s.opts.Clock.Now()) {
+			e := s.entry(AuditEntry{Kind: kind, Job: job, Omitted: n, Detail: fmt.Sprintf("%d more host calls were %s and are not listed", n, kind)})
+			w, err := put(auditPrefix+e.ID, e)
+			if err != nil {
+				return err
+			}
+			c.Writes = append(c.Writes, w)
 		}
-		c.Writes = append(c.Writes, w)
+	}
+	if len(c.Writes) == 0 {
+		return nil
 	}
 	if _, err := s.records.Commit(ctx, c); err != nil {
 		return err

@@ -99,9 +99,15 @@ func TestAFloodOfDeniedCallsIsCountedAndNotWritten(t *testing.T) {
 }
 
 func TestWhatWasLeftOutIsWrittenWhenNothingFollows(t *testing.T) {
+	for _, kind := range []string{AuditDenied, AuditObserved} {
+		t.Run(kind, func(t *testing.T) { testOmitted(t, kind) })
+	}
+}
+
+func testOmitted(t *testing.T, kind string) {
 	w := newWorld(t)
 	for range 100 {
-		if err := w.Audit(t.Context(), AuditEntry{Kind: AuditDenied, Job: "a"}); err != nil {
+		if err := w.Audit(t.Context(), AuditEntry{Kind: kind, Job: "a"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -118,7 +124,7 @@ func TestWhatWasLeftOutIsWrittenWhenNothingFollows(t *testing.T) {
 		}
 	}
 	log := auditLog(t, w, AuditFilter{})
-	if len(log) != deniedPerJob+1 || log[0].Omitted != 100-deniedPerJob || log[0].Job != "a" {
+	if len(log) != deniedPerJob+1 || log[0].Omitted != 100-deniedPerJob || log[0].Job != "a" || log[0].Kind != kind {
 		t.Errorf("the log has %d entries, the newest is %+v", len(log), log[0])
 	}
 }

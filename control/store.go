@@ -38,7 +38,7 @@ type Store struct {
 	opts    Options
 	vault   *vault
 	jobs    keyedLocks
-	denied  *limiter
+	sampled map[string]*limiter // by kind: AuditDenied, AuditObserved
 
 	mu      sync.Mutex
 	entries int    // in the audit log, about
@@ -100,6 +100,7 @@ const (
 	AuditTokenCreate  = "token.create"
 	AuditTokenRevoke  = "token.revoke"
 	AuditDenied       = "denied"      // a host call that policy refused; sampled
+	AuditObserved     = "observed"    // a host call that a rule would have refused, did it not only observe; sampled
 	AuditWorkerDied   = "worker.died" // Job was running in it
 )
 
@@ -146,7 +147,7 @@ func New(records broker.Records, blobs broker.Blobs, buckets broker.Buckets, run
 	setDefault(&opts.Quota, broker.DefaultQuota)
 	setDefault(&opts.Clock, clock.System)
 	setDefault(&opts.Log, slog.Default())
-	s := &Store{records: records, blobs: blobs, buckets: buckets, runner: runner, opts: opts, denied: newLimiter()}
+	s := &Store{records: records, blobs: blobs, buckets: buckets, runner: runner, opts: opts, sampled: map[string]*limiter{AuditDenied: newLimiter(), AuditObserved: newLimiter()}}
 	ctx := context.Background() // local reads; nothing to cancel them for
 	stored, _, err := records.List(ctx, broker.Range{Prefix: secretsPrefix, Limit: 1})
 	if err != nil {

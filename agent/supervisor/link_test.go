@@ -169,6 +169,11 @@ func TestAWorkerSpeaksOnlyForJobsItWasGiven(t *testing.T) {
 	if len(back) != 1 || len(back[0].Text) != maxText || back[0].Stream != "log" || back[0].Level != "info" {
 		t.Errorf("%d lines", len(back))
 	}
+	w.report(t.Context(), wire.Report{Kind: wire.ReportAudit, Job: "j", Level: "warn", Text: "path_open"})
+	w.report(t.Context(), wire.Report{Kind: wire.ReportAudit, Job: "j", Level: "info", Text: "path_open"})
+	if len(m.audit) != 2 || m.audit[0].Kind != control.AuditDenied || m.audit[1].Kind != control.AuditObserved {
+		t.Errorf("audit %v", m.audit)
+	}
 	w.report(t.Context(), wire.Report{Kind: wire.ReportRunning, Job: "j", Version: 2})
 	if jobs := w.runningJobs(); len(jobs) != 1 {
 		t.Errorf("running %v", jobs)

@@ -280,7 +280,11 @@ func (w *worker) report(ctx context.Context, r wire.Report) {
 		if !s.known(r.Job) {
 			return
 		}
-		e := control.AuditEntry{Kind: control.AuditDenied, Job: r.Job, Version: r.Version, Invocation: cut(r.Invocation, 64), Detail: cut(r.Text, 2048)}
+		kind := control.AuditDenied
+		if r.Level == "info" { // nothing was refused: the rule only observes
+			kind = control.AuditObserved
+		}
+		e := control.AuditEntry{Kind: kind, Job: r.Job, Version: r.Version, Invocation: cut(r.Invocation, 64), Detail: cut(r.Text, 2048)}
 		if err := w.store.Audit(ctx, e); err != nil && ctx.Err() == nil {
 			s.opts.Log.Error("write audit entry", "job", r.Job, "error", err)
 		}
