@@ -2,8 +2,10 @@ package module
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
+	"github.com/ripstop-vm/ripstop/internal/nearest"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
 
@@ -42,10 +44,13 @@ func auditImport(im *Import, t *hostcall.Table) string {
 	}
 	f, ok := t.Lookup(im.Module, im.Name)
 	if !ok {
-		if n := nearest(im, t); n != nil {
-			return fmt.Sprintf("%s is unknown; the nearest known function is %s", name, n)
+		why := name + " is unknown"
+		if n := nearestTo(im, t); n != nil {
+			why += "; the nearest known function is " + n.String()
+		} else if builtFor := otherHosts[im.Module]; builtFor != "" {
+			why += "; modules that import from " + im.Module + " are built for " + builtFor + ": build for WASI preview 1 (wasip1)"
 		}
-		return fmt.Sprintf("%s is unknown", name)
+		return why
 	}
 	want := FuncType{f.Params, f.Results}
 	if !equal(im.Type.Params, want.Params) || !equal(im.Type.Results, want.Results) {
@@ -104,42 +109,37 @@ func printable(s string) string {
 	return s[1 : len(s)-1]
 }
 
-// nearest is the function whose name is the fewest edits away; those of the same module come first.
-func nearest(im *Import, t *hostcall.Table) *hostcall.Func {
-	if len(im.Name) > 64 {
-		return nil
-	}
-	var best *hostcall.Func
-	least := 1 << 30
-	for _, f := range t.Funcs() {
-		d := 2 * edits(im.Name, f.Name)
-		if f.Module != im.Module {
-			d++
-		}
-		if d < least {
-			best, least = f, d
-		}
-	}
-	return best
+// otherHosts are the import modules of hosts that are often mistaken for this one.
+var otherHosts = map[string]string{
+	"env":                      "Emscripten or a browser, or lack a library",
+	"wbg":                      "a browser (wasm-bindgen)",
+	"__wbindgen_placeholder__": "a browser (wasm-bindgen)",
+	"go":                       "a browser (GOOS=js)",
+	"gojs":                     "a browser (GOOS=js)",
+	"wasi_unstable":            "WASI's first draft",
+	"extism:host/env":          "Extism",
+	"http_handler":             "http-wasm",
 }
 
-// edits is the Levenshtein distance.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+// nearestTo is the function that im may have meant; nil if no name is close. Those of the same module come first.
+func nearestTo(im *Import, t *hostcall.Table) *hostcall.Func {
+	funcs := slices.Clone(t.Funcs())
+	slices.SortStableFunc(funcs, func(a, b *hostcall.Func) int { return rank(a, im) - rank(b, im) })
+	names := make([]string, len(funcs))
+	for i, f := range funcs {
+		names[i] = f.Name
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
+	meant := nearest.Of(im.Name, names)
+	if i := slices.Index(names, meant); i >= 0 && meant != "" {
+		return funcs[i]
 	}
-	return row[len(b)]
+	return nil
+}
+
+// rank is 0 for functions of the module that im names, else 1.
+func rank(f *hostcall.Func, im *Import) int {
+	if f.Module == im.Module {
+		return 0
+	}
+	return 1
 }

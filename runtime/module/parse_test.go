@@ -258,11 +258,15 @@ func TestEachUnknownImportIsNamedWithTheNearestKnown(t *testing.T) {
 		{Module: "env", Name: "add", Type: module.FuncType{Params: []hostcall.ValueType{i32}}},
 		{Module: "env", Name: "memory", Kind: module.ExternMemory},
 		{Module: "e\x1bv", Name: "ad"},
+		{Module: "env", Name: "emscripten_notify_memory_growth"},
+		{Module: "mine", Name: "magic"},
 	}}, offered(t))
 	want := "imports: env.substract is unknown; the nearest known function is env.subtract; " +
 		"env.add is imported as (i32) → (); the host's is (i32, i32) → (i32); " +
 		"env.memory is an imported memory; only functions can be imported: have the module define its own; " +
-		`e\x1bv.ad is unknown; the nearest known function is env.add`
+		`e\x1bv.ad is unknown; the nearest known function is env.add; ` +
+		"env.emscripten_notify_memory_growth is unknown; modules that import from env are built for Emscripten or a browser, or lack a library: build for WASI preview 1 (wasip1); " +
+		"mine.magic is unknown"
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}
