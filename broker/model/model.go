@@ -18,7 +18,7 @@ const (
 	BlobSweptEarly         Bug = "a sweep does not wait for the grace to end"
 	DelayedForgotten       Bug = "an invocation given back with a delay is never offered again"
 	LateRenewalAccepted    Bug = "a lease that ended is renewed if nobody took it since"
-	LateExtensionAccepted  Bug = "an invocation's lease that ended is extended"
+	ForeignExtension       Bug = "an extension does not check whose lease it is"
 	ReasonLost             Bug = "a dead letter loses its reason"
 	KeyForgotten           Bug = "an idempotency key is forgotten when its invocation ends"
 	RetryLimitIgnored      Bug = "a lease that runs out at the last attempt is offered again"

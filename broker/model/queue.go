@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,8 +21,8 @@ type Queue Broker
 
 type jobQueue struct {
 	items map[broker.InvocationID]*item
+	list  []*item                        // the same, in the order in which they were enqueued or requeued
 	keys  map[string]broker.InvocationID // by idempotency key
-	seq   uint64                         // of the last one enqueued or requeued
 }
 
 // turn is what an invocation and its callback have each: attempts under leases.
@@ -40,7 +39,6 @@ func (u *turn) endLease() { u.token, u.worker, u.until = "", "", time.Time{} }
 
 type item struct {
 	broker.Invocation
-	seq      uint64
 	enqueued time.Time
 	state    broker.State
 	run      turn
@@ -90,6 +88,7 @@ func (q *Queue) settleLocked(j *jobQueue, id broker.InvocationID) *item {
 	}
 	if at := it.expires(); !at.IsZero() && !now.Before(at) {
 		delete(j.items, id)
+		j.list = slices.DeleteFunc(j.list, func(other *item) bool { return other == it })
 		if j.keys[it.Key] == id {
 			delete(j.keys, it.Key)
 		}
@@ -100,8 +99,7 @@ func (q *Queue) settleLocked(j *jobQueue, id broker.InvocationID) *item {
 
 // settleAllLocked settles all of a job, in the order in which it was enqueued.
 func (q *Queue) settleAllLocked(j *jobQueue) []*item {
-	all := slices.SortedFunc(maps.Values(j.items), func(a, b *item) int { return cmp.Compare(a.seq, b.seq) })
-	return slices.DeleteFunc(all, func(it *item) bool { return q.settleLocked(j, it.ID) == nil })
+	return slices.DeleteFunc(slices.Clone(j.list), func(it *item) bool { return q.settleLocked(j, it.ID) == nil })
 }
 
 // giveBackLocked ends an attempt without a result.
@@ -160,13 +158,12 @@ func (q *Queue) endLocked(j *jobQueue, it *item, at time.Time, r broker.Result) 
 
 // firstOf answers the first invocation of an order that has not ended.
 func firstOf(j *jobQueue, order string) *item {
-	var first *item
-	for _, it := range j.items {
-		if it.Order == order && it.live() && (first == nil || it.seq < first.seq) {
-			first = it
+	for _, it := range j.list {
+		if it.Order == order && it.live() {
+			return it
 		}
 	}
-	return first
+	return nil
 }
 
 func (q *Queue) readyLocked(j *jobQueue, it *item, lane broker.Lane) bool {
@@ -256,9 +253,8 @@ func (q *Queue) Enqueue(ctx context.Context, b broker.Batch) ([]broker.Receipt, 
 			it.Callback = &broker.Callback{Document: bytes.Clone(v.Callback.Document), MaxAttempts: v.Callback.MaxAttempts}
 			it.callback = broker.CallbackPending
 		}
-		j.seq++
-		it.seq = j.seq
 		j.items[v.ID] = it
+		j.list = append(j.list, it)
 		if v.Key != "" {
 			j.keys[v.Key] = v.ID
 		}
@@ -395,9 +391,6 @@ func (q *Queue) currentLocked(l broker.Lease, index int) (*jobQueue, *item, *tur
 	if j == nil || l.Token == "" {
 		return nil, nil, nil, lost
 	}
-	if it := j.items[l.ID]; it != nil && q.bugs[LateExtensionAccepted] && l.Lane == broker.LaneRun && it.run.token == l.Token {
-		return j, it, &it.run, nil
-	}
 	it := q.settleLocked(j, l.ID)
 	switch {
 	case it == nil:
@@ -419,7 +412,12 @@ func (q *Queue) Extend(ctx context.Context, ls ...broker.Lease) ([]broker.Lease,
 	var extended []broker.Lease
 	var errs []error
 	for i, l := range ls {
-		_, _, turn, err := q.currentLocked(l, i)
+		_, it, turn, err := q.currentLocked(l, i)
+		if it == nil && q.bugs[ForeignExtension] && l.Lane == broker.LaneRun {
+			if it = q.jobs[l.Job].items[l.ID]; it.state == broker.StateLeased {
+				turn, err = &it.run, nil
+			}
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -619,12 +617,12 @@ func (q *Queue) Requeue(ctx context.Context, j broker.Job, id broker.InvocationI
 		return err
 	}
 	now := q.opts.Clock.Now()
-	in.seq++
-	again := &item{Invocation: it.Invocation, seq: in.seq, enqueued: now, state: broker.StateWaiting, run: turn{max: it.MaxAttempts, due: now}}
+	again := &item{Invocation: it.Invocation, enqueued: now, state: broker.StateWaiting, run: turn{max: it.MaxAttempts, due: now}}
 	if it.Callback != nil {
 		again.callback = broker.CallbackPending
 	}
 	in.items[id] = again
+	in.list = append(slices.DeleteFunc(in.list, func(other *item) bool { return other == it }), again)
 	(*Broker)(q).wakeLocked()
 	return nil
 }
