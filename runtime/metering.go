@@ -14,11 +14,10 @@ import (
 
 // compileMetered validates the original, translates it, and compiles the result, which validates that. Translation may make valid
 // what was not: a guest could then reach what was added.
-func (r *Runtime) compileMetered(ctx context.Context, wasm []byte, info *module.Module) (*Module, error) {
-	bad := func(err error) error { return &module.Error{Check: "validation", Offset: -1, Msg: err.Error()} }
+func (r *Runtime) compileMetered(ctx context.Context, wasm []byte, info *module.Module, compile func(context.Context, []byte) (engine.Module, error)) (*Module, error) {
 	original, err := r.valid.Compile(ctx, wasm)
 	if err != nil {
-		return nil, bad(err)
+		return nil, refusedBy(err)
 	}
 	if err := original.Close(); err != nil {
 		return nil, err
@@ -27,9 +26,9 @@ func (r *Runtime) compileMetered(ctx context.Context, wasm []byte, info *module.
 	if err != nil {
 		return nil, err
 	}
-	code, err := r.engine.Compile(ctx, res.Wasm)
+	code, err := compile(ctx, res.Wasm)
 	if err != nil {
-		return nil, bad(fmt.Errorf("translated: %w", err))
+		return nil, refusedBy(fmt.Errorf("translated: %w", err))
 	}
 	res.Wasm = nil // it is compiled
 	return &Module{runtime: r, code: code, info: info, digest: sha256.Sum256(wasm), state: stateOf(res.Info, translate.DirtyExport), metered: res}, nil

@@ -115,6 +115,11 @@ type Module struct {
 // Compile checks a binary against the bounds, audits its imports against the host functions on offer, and compiles it.
 // A refused binary is a *module.Error.
 func (r *Runtime) Compile(ctx context.Context, wasm []byte) (*Module, error) {
+	return r.build(ctx, wasm, r.engine.Compile)
+}
+
+// build checks a binary and has compile do what the engine does with it.
+func (r *Runtime) build(ctx context.Context, wasm []byte, compile func(context.Context, []byte) (engine.Module, error)) (*Module, error) {
 	info, err := module.Parse(wasm, r.opts.Bounds)
 	if err != nil {
 		return nil, err
@@ -123,13 +128,21 @@ func (r *Runtime) Compile(ctx context.Context, wasm []byte) (*Module, error) {
 		return nil, err
 	}
 	if r.opts.Meter {
-		return r.compileMetered(ctx, wasm, info)
+		return r.compileMetered(ctx, wasm, info, compile)
 	}
-	code, err := r.engine.Compile(ctx, wasm)
+	code, err := compile(ctx, wasm)
 	if err != nil {
-		return nil, &module.Error{Check: "validation", Offset: -1, Msg: err.Error()}
+		return nil, refusedBy(err)
 	}
 	return &Module{runtime: r, code: code, info: info, digest: sha256.Sum256(wasm), state: stateOf(info, "")}, nil
+}
+
+// refusedBy is an engine's error as a refusal of the module, unless the module has nothing to do with it.
+func refusedBy(err error) error {
+	if errors.Is(err, engine.ErrNoCode) {
+		return err
+	}
+	return &module.Error{Check: "validation", Offset: -1, Msg: err.Error()}
 }
 
 // Info is what the module declares. The caller must not change it.

@@ -8,7 +8,6 @@ import (
 	"math/rand"
 	"strings"
 	"sync/atomic"
-	"unicode/utf8"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
@@ -21,7 +20,10 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/translate"
 )
 
-var _ engine.Engine = (*Engine)(nil)
+var (
+	_ engine.Engine = (*Engine)(nil)
+	_ engine.Loader = (*Engine)(nil)
+)
 
 // Options configures an Engine. The zero value compiles and keeps no cache.
 type Options struct {
@@ -38,6 +40,7 @@ type Options struct {
 type Engine struct {
 	runtime wazero.Runtime
 	cache   wazero.CompilationCache
+	dir     string // of the cache
 	endless bool
 	random  *rand.Rand // wazero seeds a generator per instance without one; no guest sees it
 }
@@ -53,7 +56,7 @@ func Open(ctx context.Context, t *hostcall.Table, opts Options) (*Engine, error)
 		cfg = wazero.NewRuntimeConfigInterpreter()
 	}
 	cfg = cfg.WithCloseOnContextDone(!opts.Endless).WithDebugInfoEnabled(false)
-	e := &Engine{endless: opts.Endless, random: rand.New(rand.NewSource(1))}
+	e := &Engine{endless: opts.Endless, random: rand.New(rand.NewSource(1)), dir: opts.CacheDir}
 	if opts.CacheDir != "" {
 		cache, err := wazero.NewCompilationCacheWithDir(opts.CacheDir)
 		if err != nil {
@@ -126,13 +129,10 @@ func types(ts []hostcall.ValueType) []api.ValueType {
 	return out
 }
 
-// maxTable is how many elements the tables of a module may grow to, together: 8 MiB of them.
-const maxTable = 1 << 20
-
 // Compile implements engine.Engine.
 func (e *Engine) Compile(ctx context.Context, wasm []byte) (engine.Module, error) {
-	wasm = format.PlainNames(wasm)            // wazero allocates as many names as a section claims to have
-	wasm = format.LowerTables(wasm, maxTable) // wazero allocates whatever table.grow asks for
+	wasm = format.PlainNames(wasm)                   // wazero allocates as many names as a section claims to have
+	wasm = format.LowerTables(wasm, engine.MaxTable) // wazero allocates whatever table.grow asks for
 	if !e.endless {
 		wasm = format.LoopOften(wasm) // wazero looks for a done context at loop heads only
 	}
@@ -274,34 +274,13 @@ func failure(ctx context.Context, err error) error {
 		return err
 	}
 	reason, trace, _ := strings.Cut(after, "\nwasm stack trace:\n\t")
-	t := &engine.Trap{Reason: cut(reason, maxReason)}
+	t := engine.NewTrap(reason)
 	for line := range strings.SplitSeq(trace, "\n\t") {
-		if len(t.Frames) == maxFrames {
+		if name := frameName(line); name != "" && !t.Add(name) {
 			break // a name with line ends in it looks like several frames
-		}
-		if name := frameName(line); name != "" {
-			t.Frames = append(t.Frames, engine.Frame{Function: cut(name, maxName)})
 		}
 	}
 	return t
-}
-
-// Bounds of what a trap tells. Names are the guest's, and as long as it likes.
-const (
-	maxFrames = 30
-	maxName   = 256 // bytes
-	maxReason = 256 // bytes
-)
-
-// cut shortens s to n bytes, but not within a character.
-func cut(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n] + "…"
 }
 
 // frameName takes the function's name out of "module.name(types) results"; names may contain parentheses and dots.
