@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unsafe"
@@ -120,6 +121,7 @@ var attempts = map[string]func(w *world) error{
 	"serve":                 serve,
 	"read where it may":     func(w *world) error { return open(filepath.Join(w.ReadOnly, "file"), unix.O_RDONLY) },
 	"keep files":            keepFiles,
+	"keep files by handle":  keepByHandle,
 	"find written pages":    scanPages,
 	"run code it made":      mapCode,
 	"threads and collector": threads,
@@ -127,7 +129,7 @@ var attempts = map[string]func(w *world) error{
 }
 
 // works are the attempts that the wall lets through.
-var works = []string{"serve", "read where it may", "keep files", "find written pages", "run code it made", "threads and collector", "return to an image"}
+var works = []string{"serve", "read where it may", "keep files", "keep files by handle", "find written pages", "run code it made", "threads and collector", "return to an image"}
 
 func open(path string, flags int) error {
 	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o600)
@@ -273,6 +275,50 @@ func keepFiles(w *world) error {
 		err = errors.Join(err, e)
 	}
 	return errors.Join(err, os.RemoveAll(dir))
+}
+
+// keepByHandle is how package wasi goes about files: it takes hold of them first, and reaches them through what it holds.
+func keepByHandle(w *world) error {
+	root, err := unix.Open(w.Granted, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	proc := func(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+	how := unix.OpenHow{Flags: unix.O_RDWR | unix.O_CREAT | unix.O_EXCL | unix.O_CLOEXEC, Mode: 0o600, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
+	made, err := unix.Openat2(root, "held", &how)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(made)
+	how.Flags, how.Mode = unix.O_PATH|unix.O_CLOEXEC, 0
+	held, err := unix.Openat2(root, "held", &how)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(held)
+	again, err := unix.Open(proc(held), unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(again)
+	name := make([]byte, unix.PathMax)
+	n, err := unix.Readlink(proc(held), name)
+	if err == nil && !strings.HasSuffix(string(name[:n]), "/held") {
+		err = fmt.Errorf("its name is %s", name[:n])
+	}
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	flags, e := unix.FcntlInt(uintptr(again), unix.F_GETFL, 0)
+	if e == nil {
+		_, e = unix.FcntlInt(uintptr(again), unix.F_SETFL, flags|unix.O_APPEND)
+	}
+	_, write := unix.Pwrite(again, []byte("text"), 0)
+	_, seek := unix.Seek(again, 0, io.SeekStart)
+	return errors.Join(err, e, write, seek, unix.Fallocate(again, 0, 0, 8), unix.Fadvise(again, 0, 0, unix.FADV_SEQUENTIAL), unix.Fdatasync(again), unix.Ftruncate(again, 1),
+		unix.Fstatfs(held, &fs), unix.Fstat(held, &st), unix.UtimesNanoAt(held, "", []unix.Timespec{{Sec: 1}, {Sec: 1}}, unix.AT_EMPTY_PATH),
+		unix.Mkdirat(root, "dir", 0o700), unix.Linkat(unix.AT_FDCWD, proc(held), root, "dir/linked", unix.AT_SYMLINK_FOLLOW), unix.Renameat(root, "held", root, "dir/held"),
+		unix.Unlinkat(root, "dir/held", 0), unix.Unlinkat(root, "dir/linked", 0), unix.Unlinkat(root, "dir", unix.AT_REMOVEDIR))
 }
 
 func scanPages(w *world) error {
