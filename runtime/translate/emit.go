@@ -132,7 +132,7 @@ func (f *function) write(body *module.Body, a *analysis, t module.FuncType, valu
 			f.charge(&f.regions[0])
 			f.regions = f.regions[1:]
 		}
-		f.instruction(it, body.Code[it.Offset-body.Offset:it.End-body.Offset])
+		f.instruction(it)
 	}
 }
 
@@ -158,7 +158,9 @@ func (f *function) branch(to uint64) {
 // called notes that code of the module ran, which checked at least at its entry.
 func (f *function) called() { f.since = max(f.since, checkEvery-returnCost) }
 
-func (f *function) instruction(it *module.Instructions, as []byte) {
+// instruction writes one instruction. Each is encoded anew, so that an engine that reads integers of more bytes than they need in its
+// own way sees what was translated.
+func (f *function) instruction(it *module.Instructions) {
 	in := &it.Instruction
 	switch in.Op {
 	case module.OpBlock, module.OpLoop, module.OpIf:
@@ -221,7 +223,7 @@ func (f *function) instruction(it *module.Instructions, as []byte) {
 		f.usesData = f.usesData || in.Op == module.OpDataDrop
 		f.out.mark(&f.added)
 	}
-	f.out = append(f.out, as...)
+	f.out = in.Append(f.out)
 }
 
 // mark sets the dirty mark.

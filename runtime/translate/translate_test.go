@@ -152,6 +152,36 @@ func TestWhatIsAddedIsOutOfReach(t *testing.T) {
 	}
 }
 
+// TestSegmentsAndGlobalsCannotReachWhatIsAdded is the same for what is not code.
+func TestSegmentsAndGlobalsCannotReachWhatIsAdded(t *testing.T) {
+	build := func(global, elem []byte) []byte {
+		w := []byte(wasmtest.Header)
+		section := func(id byte, content []byte) { w = append(w, wasmtest.Section(id, content)...) }
+		section(1, []byte{1, 0x60, 0, 0})
+		section(3, []byte{1, 0})
+		section(4, []byte{1, funcRef, 0, 1})
+		section(6, wasmtest.Cat([]byte{1}, global))
+		section(9, wasmtest.Cat([]byte{1}, elem))
+		section(10, wasmtest.Cat([]byte{1}, wasmtest.Sized([]byte{0, wasmtest.End})))
+		return w
+	}
+	null := []byte{funcRef, 0, 0xd0, funcRef, wasmtest.End}
+	for what, c := range map[string]struct {
+		global, elem []byte
+		ok           bool
+	}{
+		"what is there":                     {[]byte{funcRef, 0, 0xd2, 0, wasmtest.End}, []byte{1, 0, 1, 0}, true},
+		"a global with a function of ours":  {[]byte{funcRef, 0, 0xd2, 1, wasmtest.End}, []byte{1, 0, 1, 0}, false},
+		"a global with a global of ours":    {[]byte{i64, 0, 0x23, 1, wasmtest.End}, []byte{1, 0, 1, 0}, false},
+		"a segment with a function of ours": {null, []byte{1, 0, 1, 1}, false},
+		"an expression with a function":     {null, []byte{5, funcRef, 1, 0xd2, 2, wasmtest.End}, false},
+	} {
+		if _, err := translate.Translate(build(c.global, c.elem), translate.Options{}); (err == nil) != c.ok {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 func TestTablesAreBounded(t *testing.T) {
 	for _, c := range []struct {
 		table []uint32
@@ -209,8 +239,8 @@ func TestWhatTranslationAddsIsBoundedToo(t *testing.T) {
 	}{
 		"900 segments":   {segments(900), true},
 		"1,100 segments": {segments(1100), false},
-		"6,000 loops":    {loops(6000), true},
-		"10,000 loops":   {loops(10000), false}, // allowed untranslated
+		"4,900 loops":    {loops(4900), true},
+		"5,100 loops":    {loops(5100), false},
 	} {
 		_, err := translate.Translate(c.wasm, translate.Options{})
 		var e *module.Error
