@@ -207,6 +207,14 @@ func failureOf(client context.Context, err error) error {
 	return err
 }
 
+// lack is what the lack of memory has to do with a failure, after sep; empty if it has nothing to do with it.
+func lack(err error, sep string) string {
+	if e, ok := errors.AsType[*runtime.ExhaustedError](err); ok {
+		return sep + e.Why()
+	}
+	return ""
+}
+
 // judge tells how an invocation failed: what the client is told, and what the job's log says.
 func (t *task) judge(client context.Context, err error, invocation string) (outcome string, answer error) {
 	log := func(text string) { t.agent.system(t.assigned.Job, t.assigned.Version, invocation, "error", text) }
@@ -245,14 +253,14 @@ func (t *task) judge(client context.Context, err error, invocation string) (outc
 		}
 		return "error", badGateway("limit", "the job ran into its "+limit.Limit+" limit")
 	case errors.As(err, &trap):
-		log(trap.Backtrace())
-		return "error", badGateway("trap", "the job trapped")
+		log(trap.Backtrace() + lack(err, "\n"))
+		return "error", badGateway("trap", "the job trapped"+lack(err, "; "))
 	case errors.As(err, &stop):
 		log(stop.Error())
 		return "error", badGateway("stopped", "the job was stopped by its policy")
 	case errors.As(err, &exit):
-		log(exit.Error())
-		return "error", badGateway("exit", "the job ended without an answer")
+		log(exit.Error() + lack(err, "; "))
+		return "error", badGateway("exit", "the job ended without an answer"+lack(err, "; "))
 	case errors.As(err, &bad):
 		log(bad.Error())
 		return "error", badGateway("bad-response", "the job gave no valid answer")

@@ -270,8 +270,16 @@ func (s *Sandbox) Function(name string) (*Function, error) {
 }
 
 // Call enters the guest: stack holds the parameters, and the results after it; it is as long as the longer of the two.
-// The guest is ended when ctx ends. See engine.Function for the errors.
+// The guest is ended when ctx ends. See engine.Function for the errors; an *ExhaustedError wraps those that lack of memory led to.
 func (f *Function) Call(ctx context.Context, stack []uint64) error {
+	_ = f.sandbox.door.TakeRefusedGrowth() // an earlier call's
+	if err := f.call(ctx, stack); err != nil {
+		return f.sandbox.exhausted(err)
+	}
+	return nil
+}
+
+func (f *Function) call(ctx context.Context, stack []uint64) error {
 	s := f.sandbox
 	if s.rewind != nil {
 		if !s.enter() {

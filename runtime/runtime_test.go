@@ -126,6 +126,38 @@ func TestMemoryGrowsToItsBoundAndNoFurther(t *testing.T) {
 	})
 }
 
+func TestAFailureForLackOfMemorySaysSo(t *testing.T) {
+	engines(t, func(t *testing.T, interpret bool) {
+		grow := func(pages int32) []byte {
+			return wasmtest.Cat(wasmtest.I32Const(pages), wasmtest.MemoryGrow(), []byte{wasmtest.Drop})
+		}
+		m := compile(t, open(t, runtime.Options{Interpret: interpret}), (&wasmtest.Module{Memory: []uint32{1}, Funcs: []wasmtest.Func{
+			{Export: "greedy", Body: wasmtest.Cat(grow(100), []byte{wasmtest.Unreachable})},
+			{Export: "modest", Body: wasmtest.Cat(grow(1), []byte{wasmtest.Unreachable})},
+			{Export: "lucky", Body: grow(100)},
+			{Export: "broken", Body: []byte{wasmtest.Unreachable}},
+		}}).Bytes())
+		s := sandbox(t, m, runtime.SandboxOptions{MemoryPages: 32})
+		for _, c := range []struct {
+			call      string
+			exhausted bool
+		}{{"modest", false}, {"greedy", true}, {"broken", false}, {"lucky", false}, {"broken", false}, {"greedy", true}} {
+			_, err := s.Call(context.Background(), c.call)
+			var trap *runtime.Trap
+			if errors.As(err, &trap) != (c.call != "lucky") {
+				t.Errorf("%s: %v", c.call, err)
+			}
+			var why *runtime.ExhaustedError
+			if errors.As(err, &why) != c.exhausted || errors.As(err, new(*runtime.LimitError)) {
+				t.Errorf("%s: %v", c.call, err)
+			}
+			if why != nil && !strings.Contains(why.Error(), "; the memory limit of 2 MiB kept it from growing to 6.375 MiB before that") {
+				t.Error(why)
+			}
+		}
+	})
+}
+
 func TestAModuleThatNeedsMoreMemoryThanAllowedIsRefused(t *testing.T) {
 	m := compile(t, open(t, runtime.Options{}), (&wasmtest.Module{Memory: []uint32{5}}).Bytes())
 	var limit *runtime.LimitError

@@ -55,6 +55,8 @@ type Door struct {
 	made, most uint64 // calls since Limit, and how many there may be; 0 means no bound
 	over       error  // the reason to end the guest at the next one
 
+	refused error // why the guest's memory did not grow, when it last did not
+
 	ctx     context.Context
 	outcome error
 	calls   []*Call // a stack: guests re-enter
@@ -162,9 +164,19 @@ func (d *Door) Leave(m Mark, engine error) error {
 
 // Emit hands an event to everyone who observes the sandbox.
 func (d *Door) Emit(e Event) {
+	if e.Kind == EventGrow && e.Err != nil {
+		d.refused = e.Err
+	}
 	for _, o := range d.observers {
 		o.Event(e)
 	}
+}
+
+// TakeRefusedGrowth answers why the guest's memory did not grow when it last asked in vain, and forgets it; nil if it never did.
+func (d *Door) TakeRefusedGrowth() error {
+	err := d.refused
+	d.refused = nil
+	return err
 }
 
 // Dispatch serves a call of function n: params holds the parameters, and the results after it. It panics with the
