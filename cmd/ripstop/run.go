@@ -72,7 +72,9 @@ Compiled code is kept in the user's cache directory, so that a second run starts
 
 Exit codes: the guest's own (255 for those above 255); 134 after a trap, with the backtrace on standard error; 124 when
 --timeout or --fuel is over; 126 when policy stopped the guest; 130 after Ctrl-C; 2 if the command line, the module or the policy
-is wrong; 1 if ripstop itself failed. With --timeout a guest's tight loops run slower, as it is watched. With --fuel the module is
+is wrong; 1 if ripstop itself failed. A guest may use any of these codes for itself (Go's programs panic with 2): what ripstop says
+on standard error begins with "ripstop: ", and it says something for each of its own but 130. Ctrl-C ends the process by its signal;
+where a shell has it ignored, as in a script's background jobs, end it with SIGTERM. With --timeout a guest's tight loops run slower, as it is watched. With --fuel the module is
 translated first, so that it counts its instructions: about one fuel for each, the same each time; tight loops take about
 1.5 times as long, with or without --timeout.`,
 		Example: "  ripstop run hello.wasm\n" +
@@ -90,7 +92,7 @@ translated first, so that it counts its instructions: about one fuel for each, t
 	f.StringArrayVar(&o.dirs, "dir", nil, "grant a directory or file, `HOST::GUEST[:ro]`; may be repeated")
 	f.StringArrayVar(&o.env, "env", nil, "grant an environment variable, `NAME=VALUE`; may be repeated")
 	f.StringVar(&o.policy, "policy", "", "YAML `file` with capabilities and policy rules, as in a manifest; sources of files are relative to it")
-	f.StringVar(&o.trace, "trace", "", "write every host call to `FILE`, or to standard error without one")
+	f.StringVar(&o.trace, "trace", "", "write every host call to standard error, or with --trace=`FILE` to a file")
 	f.Lookup("trace").NoOptDefVal = traceToStderr
 	f.StringVar(&o.traceFormat, "trace-format", "text", "how traces are written: text or json")
 	f.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time, as in 2s or 1m30s (default: never)")
@@ -113,7 +115,7 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 	}
 	wasm, err := readModule(file)
 	if err != nil {
-		return exitError{exitUsage, err}
+		return exitError{exitUsage, o.fileAfterTrace(file, args, err)}
 	}
 	ctx := cmd.Context()
 	// Without a deadline the guest runs at full speed: the engine's check for one costs a tight loop 30 times its time.
@@ -137,6 +139,8 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 			if kind, bad := guest.KindOf(info); bad == nil && kind == guest.Task {
 				err = errTask // its imports need a server
 			}
+		} else {
+			err = o.fileAfterTrace(file, args, err)
 		}
 		return exitError{exitUsage, fmt.Errorf("%s: %w", file, err)}
 	}
@@ -194,8 +198,17 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 	return nil
 }
 
-// traceToStderr is --trace without a file; no file can be called so.
-const traceToStderr = "\x00"
+// traceToStderr is --trace without a file.
+const traceToStderr = "-"
+
+// fileAfterTrace adds to an error about the module's file what else may be wrong: a trace's file is part of its flag, and what
+// follows the flag is the module.
+func (o *runOptions) fileAfterTrace(file string, args []string, err error) error {
+	if o.trace != traceToStderr || len(args) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w; if %s is where the trace should go, write --trace=%s", err, file, file)
+}
 
 // openTrace makes the tracer that the flags ask for; nil for none. done is called once the guest has ended.
 func (o *runOptions) openTrace(cmd *cobra.Command) (t *trace.Tracer, done func(), err error) {
@@ -234,8 +247,15 @@ func ending(ctx context.Context, file string, o *runOptions, err error) error {
 		return nil
 	case errors.As(err, &exit):
 		// Codes have 8 bits outside; one above must not wrap to 0, which would be success.
-		return exitError{int(min(exit.Code, 255)), nil}
+		code := int(min(exit.Code, 255))
+		if lack, ok := errors.AsType[*runtime.ExhaustedError](err); ok {
+			return exitError{code, fmt.Errorf("%s ended itself with code %d; %s (--memory)", filepath.Base(file), exit.Code, lack.Why())}
+		}
+		return exitError{code, nil}
 	case errors.As(err, &trap):
+		if lack, ok := errors.AsType[*runtime.ExhaustedError](err); ok {
+			return exitError{exitTrap, fmt.Errorf("%s: %s\n%s (--memory)", filepath.Base(file), trap.Backtrace(), lack.Why())}
+		}
 		return exitError{exitTrap, fmt.Errorf("%s: %s", filepath.Base(file), trap.Backtrace())}
 	case errors.As(err, &stop):
 		return exitError{exitStopped, err}

@@ -42,6 +42,10 @@ func guestFile(t *testing.T, body ...[]byte) string {
 
 func exit(code int32) []byte { return wasmtest.Cat(wasmtest.I32Const(code), wasmtest.Call(0)) }
 
+func grow(pages int32) []byte {
+	return wasmtest.Cat(wasmtest.I32Const(pages), wasmtest.MemoryGrow(), []byte{wasmtest.Drop})
+}
+
 func write() []byte {
 	return wasmtest.Cat(wasmtest.I32Const(1), wasmtest.I32Const(0), wasmtest.I32Const(1), wasmtest.I32Const(32), wasmtest.Call(1), []byte{wasmtest.Drop})
 }
@@ -89,6 +93,10 @@ func TestRunAnswersHowTheGuestEnded(t *testing.T) {
 		"a trace in JSON":                {[]string{"--trace", "--trace-format=json", guestFile(t, write())}, 0, "from me\n", `"function":"fd_write"`},
 		"a trace in some format":         {[]string{"--trace-format=xml", guestFile(t)}, 2, "", "text or json"},
 		"no module":                      {nil, 2, "", "arg"},
+		"a trace's file as a word":       {[]string{"--trace", filepath.Join(dir, "t.out"), guestFile(t)}, 2, "", "write --trace=" + filepath.Join(dir, "t.out")},
+		"a trace's file that is there":   {[]string{"--trace", text, guestFile(t)}, 2, "", "write --trace=" + text},
+		"a trap for lack of memory":      {[]string{"--memory", "1MiB", guestFile(t, grow(100), []byte{wasmtest.Unreachable})}, 134, "", "main.main\nthe memory limit of 1 MiB kept it from growing to 6.312 MiB before that (--memory)"},
+		"an exit for lack of memory":     {[]string{"--memory", "1MiB", guestFile(t, grow(100), exit(3))}, 3, "", "ended itself with code 3; the memory limit of 1 MiB kept it"},
 		"a file that is not there":       {[]string{filepath.Join(dir, "none.wasm")}, 2, "", "no such file"},
 		"a directory":                    {[]string{dir}, 2, "", "is a directory"},
 		"a file that is no module":       {[]string{text}, 2, "", "header: this is not a WebAssembly binary"},
@@ -184,5 +192,12 @@ func TestInspectShowsWhatAModuleIs(t *testing.T) {
 	code, out, stderr = runRipstop(t, context.Background(), "inspect", "--json", file)
 	if code != exitUsage || !strings.Contains(stderr, "could not be deployed: it imports wasi_snapshot_preview1.fd_wriite, which cannot be served") || !strings.Contains(out, `"known": false`) || !strings.Contains(out, "nearest known function is wasi_snapshot_preview1.fd_write") || !strings.Contains(out, `"runs": false`) {
 		t.Errorf("exit %d: %s", code, out)
+	}
+}
+
+func TestHelpIsText(t *testing.T) {
+	code, out, stderr := runRipstop(t, context.Background(), "run", "--help")
+	if code != 0 || strings.ContainsFunc(out, func(r rune) bool { return r < ' ' && r != '\n' }) || !strings.Contains(out, "--trace=FILE") {
+		t.Errorf("exit %d, %s\n%q", code, stderr, out)
 	}
 }
