@@ -6,8 +6,6 @@ package engine
 
 import (
 	"context"
-	"crypto/sha256"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -23,22 +21,6 @@ type Engine interface {
 	Compile(ctx context.Context, wasm []byte) (Module, error)
 	// Close ends the engine and all its modules and instances.
 	Close() error
-}
-
-// Code is the compiled code of a module in a directory of code: where an engine left it, and what it is.
-type Code struct {
-	Path   string // beneath the directory, with slashes
-	SHA256 [sha256.Size]byte
-}
-
-// ErrNoCode reports that compiled code is missing, or is not what it should be. Nothing was compiled in its place.
-var ErrNoCode = errors.New("the compiled code is not there")
-
-// A Loader is an Engine that can do without compiling.
-type Loader interface {
-	// Load is Compile for a module that an engine of the same program, on this host, has compiled into the directory of code that
-	// this one was opened with. It fails with ErrNoCode if code is not found there, unchanged.
-	Load(ctx context.Context, wasm []byte, code Code) (Module, error)
 }
 
 // Module is compiled code, shared by its instances. Its methods are safe for concurrent use.
