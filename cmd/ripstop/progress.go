@@ -88,12 +88,13 @@ func (p *progress) show() {
 		p.sent = now
 		p.clear() // the bar of the upload
 	}
+	working := fmt.Sprintf("%s (%s so far)", progressServer, now.Sub(p.began).Round(time.Second))
 	switch {
 	case p.terminal && now.Sub(p.began) < progressAfter:
 	case !p.terminal && sending:
 		fmt.Fprintf(p.out, "uploading: %s of %s\n", sizeText(read), sizeText(p.size))
 	case !p.terminal:
-		fmt.Fprintf(p.out, "%s (%s so far)\n", progressServer, now.Sub(p.began).Round(time.Second))
+		fmt.Fprintln(p.out, working)
 	case sending:
 		if p.bar == nil {
 			p.bar = progressbar.NewOptions64(p.size, progressbar.OptionSetWriter(p.out), progressbar.OptionShowBytes(true),
@@ -103,10 +104,10 @@ func (p *progress) show() {
 	default:
 		if p.bar == nil {
 			// It is drawn here and not by the bar's own goroutine, so that nothing is drawn after stop.
-			p.bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(p.out), progressbar.OptionSetDescription(progressServer),
+			p.bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(p.out), progressbar.OptionSetElapsedTime(false),
 				progressbar.OptionSpinnerType(14), progressbar.OptionSetSpinnerChangeInterval(0), progressbar.OptionClearOnFinish())
 		}
-		_ = p.bar.RenderBlank()
+		p.bar.Describe(working)
 	}
 }
 
