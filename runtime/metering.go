@@ -42,8 +42,14 @@ type metering struct {
 	bound       int64 // bytes of frames
 	used        int64 // fuel of the last outermost call
 	inside      int   // calls into the guest under way
+	more        int64 // bytes of frames that are held back until the stack is deep
+	deep        bool  // the stack grew past shallow, ever
 	tick        func(context.Context) error
 }
+
+// shallow is up to where a stack may grow without being noticed: engines never shrink it, so that one that was deep costs memory for
+// as long as its sandbox lives.
+const shallow = 256 << 10
 
 // meter makes a new instance of a translated module begin: its data, and its start function, unless it began as an image.
 func (s *Sandbox) meter(ctx context.Context, opts *SandboxOptions) error {
@@ -78,7 +84,11 @@ func (s *Sandbox) meter(ctx context.Context, opts *SandboxOptions) error {
 // next is what happens at a tick.
 func (m *metering) next(ctx context.Context, fuel, depth int64) (int64, error) {
 	if depth < 0 {
-		return 0, &engine.Trap{Reason: "stack overflow"}
+		if depth += m.more; depth < 0 {
+			return 0, &engine.Trap{Reason: "stack overflow"}
+		}
+		m.depth.Set(uint64(depth))
+		m.more, m.deep = 0, true
 	}
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
@@ -102,7 +112,7 @@ func (s *Sandbox) run(ctx context.Context, fn engine.Function, stack []uint64) e
 	if m == nil {
 		return fn.Call(ctx, stack)
 	}
-	outermost, depth := m.inside == 0, m.depth.Get()
+	outermost, depth, more := m.inside == 0, int64(m.depth.Get()), m.more
 	m.inside++
 	if outermost {
 		if err := ctx.Err(); err != nil {
@@ -110,16 +120,21 @@ func (s *Sandbox) run(ctx context.Context, fn engine.Function, stack []uint64) e
 			return context.Cause(ctx)
 		}
 		m.fuel.Set(uint64(m.meter.Begin(m.budget)))
-		m.depth.Set(uint64(m.bound))
+		m.more = max(0, m.bound-shallow)
+		m.depth.Set(uint64(m.bound - m.more))
 	}
 	err := fn.Call(ctx, stack)
 	if m.inside--; outermost {
 		m.used = m.meter.Used(int64(m.fuel.Get()))
 	} else {
-		m.depth.Set(depth)
+		m.depth.Set(uint64(depth + more - m.more)) // what was held back may have been given meanwhile
 	}
 	return err
 }
+
+// Deep reports that the guest's stack has grown past 256 KiB of frames since the sandbox was made, as far as the guest is metered. An
+// engine keeps that memory, so that such a sandbox is better thrown away than kept.
+func (s *Sandbox) Deep() bool { return s.metering != nil && s.metering.deep }
 
 // Fuel is what the last outermost call into the guest took; 0 if it is not metered.
 func (s *Sandbox) Fuel() uint64 {

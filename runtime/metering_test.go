@@ -8,6 +8,7 @@ import (
 	"github.com/ripstop-vm/ripstop/internal/wasmtest"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/image"
 	"github.com/ripstop-vm/ripstop/runtime/module"
 )
 
@@ -116,6 +117,68 @@ func TestTheStackOfAMeteredGuestIsBounded(t *testing.T) {
 			if !errors.As(err, &trap) || trap.Reason != "stack overflow" || s.Fuel() > 20_000 {
 				t.Errorf("it took %d fuel: %v", s.Fuel(), err)
 			}
+		}
+	})
+}
+
+// TestADeepStackIsNoticed: recursion past 256 KiB goes on, and marks the sandbox, also within a call from a host call.
+func TestADeepStackIsNoticed(t *testing.T) {
+	var s *runtime.Sandbox
+	again := func(c *hostcall.Call) {
+		if _, err := s.Call(c.Context(), "f", 1000, 0); err != nil {
+			c.Stop(err)
+		}
+	}
+	library := &hostcall.Library{Name: "host", Funcs: []hostcall.Func{{Module: "host", Name: "again", Call: again}}}
+	// Each frame has 64 bytes, 8 for each of 40 locals and 2 parameters, and some for operands: 1,000 of them are more than 256 KiB.
+	down := wasmtest.Cat(wasmtest.LocalGet(1), []byte{0x04, 0x40}, wasmtest.Call(0), []byte{wasmtest.End},
+		wasmtest.LocalGet(0), []byte{0x04, 0x40}, wasmtest.LocalGet(0), wasmtest.I32Const(1), []byte{wasmtest.I32Sub}, wasmtest.I32Const(0), wasmtest.Call(1), []byte{wasmtest.End})
+	m := wasmtest.Module{Imports: []wasmtest.Import{{Module: "host", Name: "again"}}, Funcs: []wasmtest.Func{{Export: "f",
+		Type: wasmtest.Type{Params: []byte{wasmtest.I32, wasmtest.I32}}, Locals: wasmtest.Repeat(40, wasmtest.I32), Body: down}}}
+	metered(t, []*hostcall.Library{library}, func(t *testing.T, rt *runtime.Runtime) {
+		for _, c := range []struct {
+			frames, again uint64
+			deep          bool
+		}{{100, 0, false}, {1000, 0, true}, {1, 1, true}, {500, 1, true}} {
+			var err error
+			if s, err = meteredSandbox(t, rt, m, runtime.SandboxOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 { // what was held back is held back again in the next call
+				if _, err = s.Call(context.Background(), "f", c.frames, c.again); err != nil {
+					t.Fatalf("%+v: %v", c, err)
+				}
+			}
+			if s.Deep() != c.deep {
+				t.Errorf("%+v: deep is %t", c, s.Deep())
+			}
+		}
+		im, err := s.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer im.Close()
+		fresh, err := s.Module().NewSandbox(context.Background(), runtime.SandboxOptions{MemoryPages: 16, Image: im})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer fresh.Close()
+		for _, frames := range []uint64{100, 1000} {
+			if _, err := fresh.Call(context.Background(), "f", frames, 0); err != nil {
+				t.Fatal(err)
+			}
+			err := fresh.Return()
+			var discard *image.DiscardError
+			if deep := errors.As(err, &discard) && discard.Reason == image.Stack; deep != (frames == 1000) || !deep && err != nil {
+				t.Errorf("return after %d frames: %v", frames, err)
+			}
+		}
+		if s, err = meteredSandbox(t, rt, m, runtime.SandboxOptions{Depth: 300 << 10}); err != nil {
+			t.Fatal(err)
+		}
+		var trap *runtime.Trap
+		if _, err = s.Call(context.Background(), "f", 1000, 0); !errors.As(err, &trap) || trap.Reason != "stack overflow" || !s.Deep() {
+			t.Errorf("past the bound: %v, deep is %t", err, s.Deep())
 		}
 	})
 }

@@ -221,6 +221,8 @@ func (s *Sandbox) Return() error {
 		return &image.DiscardError{Reason: image.Ended}
 	case r.dirty != nil && r.dirty.Get() != 0:
 		return &image.DiscardError{Reason: image.Tables}
+	case s.Deep():
+		return &image.DiscardError{Reason: image.Stack}
 	}
 	grown := r.memory.Grown()
 	if err := r.restore(); err != nil {

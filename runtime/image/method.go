@@ -75,6 +75,7 @@ const (
 	Ended     Reason = "ended"          // the engine had to end the instance, or it was closed
 	Grown     Reason = "memory grown"   // and the engine cannot make it shorter
 	Tables    Reason = "tables changed" // a table was written to or a segment dropped
+	Stack     Reason = "stack grown"    // and the engine never makes it shorter
 	NoReturn  Reason = "return failed"  // the operating system refused
 	NoEntropy Reason = "no randomness"  // random state could not be renewed
 	// Descriptors says that the host's side could not be brought back.
