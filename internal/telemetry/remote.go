@@ -36,7 +36,7 @@ type Remote struct {
 var _ prometheus.Gatherer = (*Remote)(nil)
 
 // remoteNames are the beginnings of the names that another process may use, so that it cannot speak for ours.
-var remoteNames = []string{"faas_", "http_server_", "ripstop_task_", "ripstop_guest_", "ripstop_hostcalls", "ripstop_worker_"}
+var remoteNames = []string{"faas_", "http_server_", "ripstop_task_", "ripstop_guest_", "ripstop_hostcalls", "ripstop_sandbox_", "ripstop_worker_"}
 
 // Set replaces what is shown by what Gather gave. Families under other names than a worker's are left out.
 func (r *Remote) Set(b []byte) error {
