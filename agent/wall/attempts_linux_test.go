@@ -74,7 +74,7 @@ var attempts = map[string]func(w *world) error{
 	"make a device":             func(w *world) error { return unix.Mknod(filepath.Join(w.Granted, "device"), unix.S_IFCHR, 0x103) },
 	"connect":                   func(w *world) error { return dial("tcp", w.Address) },
 	"send a datagram":           func(w *world) error { return dial("udp", w.Address) },
-	"connect a local socket":    func(w *world) error { return dial("unix", "@ripstop-wall-test-"+strconv.Itoa(w.Parent)) },
+	"connect a local socket":    func(w *world) error { return dial("unix", "@ripstop-wall-test-"+w.Address) },
 	"listen":                    func(*world) error { return listen() },
 	"make a pair of sockets":    func(*world) error { _, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0); return err },
 	"connect its own listener":  func(*world) error { return unix.Connect(listenerFD, &unix.SockaddrInet4{Port: 1}) },
