@@ -26,7 +26,20 @@ type Blobs struct {
 	dir, temp string
 	clock     clock.Clock
 
-	mu sync.Mutex // held while a file gets or loses its name, so that Sweep deletes nothing just put
+	mu   sync.Mutex // held while a file gets or loses its name, so that Sweep deletes nothing just put
+	pins int        // backups that are being taken; while there are any, Sweep deletes nothing
+}
+
+// pin keeps all blobs until unpin is called.
+func (b *Blobs) pin() (unpin func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pins++
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.pins--
+	}
 }
 
 // openBlobs opens the folder, and deletes what was being put when the process before this one ended.
@@ -201,7 +214,7 @@ func (b *Blobs) List(ctx context.Context) iter.Seq2[broker.Blob, error] {
 	}
 }
 
-// Sweep implements broker.Blobs.
+// Sweep implements broker.Blobs. While a backup is being taken, it leaves all to a later one.
 func (b *Blobs) Sweep(ctx context.Context, grace time.Duration, keep func(broker.Digest) bool) (swept []broker.Blob, err error) {
 	for blob, err := range b.List(ctx) {
 		if err != nil {
@@ -226,7 +239,7 @@ func (b *Blobs) remove(ctx context.Context, d broker.Digest, before time.Time) (
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	blob, err := b.Stat(ctx, d)
-	if errors.Is(err, broker.ErrNotFound) || err == nil && blob.Put.After(before) {
+	if b.pins > 0 || errors.Is(err, broker.ErrNotFound) || err == nil && blob.Put.After(before) {
 		return false, nil
 	}
 	if err != nil {

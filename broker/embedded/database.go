@@ -26,6 +26,10 @@ const format = 1
 // maxBatch bounds the changes that share one sync of the disk, and so the time that the first of them waits.
 const maxBatch = 128
 
+// mapped is how many bytes of address space a file gets at once. While it is not larger, readers such as a backup hold up no
+// change: growing the map has to wait for them.
+const mapped = 1 << 30
+
 var (
 	metaBucket   = []byte("meta") // format, kind, incarnation
 	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
@@ -143,7 +147,7 @@ func openBolt(path string) (db *bolt.DB, err error) {
 			err = corrupt(path, "%v", r)
 		}
 	}()
-	db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType, NoStatistics: true})
+	db, err = bolt.Open(path, 0o600, &bolt.Options{InitialMmapSize: mapped, Timeout: time.Second, FreelistType: bolt.FreelistMapType, NoStatistics: true})
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, fmt.Errorf("open %s: %w: stop that one first, or give this one a data folder of its own", path, broker.ErrInUse)
@@ -152,6 +156,7 @@ func openBolt(path string) (db *bolt.DB, err error) {
 	case err != nil:
 		return nil, explain("open", path, err)
 	}
+	db.AllocSize = 1 << 20 // by which a file grows: bbolt's own 16 MiB is much for a small store
 	return db, nil
 }
 

@@ -168,7 +168,32 @@ func fullDisk(dir string) error {
 	if _, err := buckets.Put(ctx, "b", "k", large, broker.PutOptions{}); err != nil {
 		return err
 	}
-	_, err = blobs.Put(ctx, bytes.NewReader(large))
+	if _, err = blobs.Put(ctx, bytes.NewReader(large)); err != nil {
+		return err
+	}
+	return fullRestore(s, filepath.Join(filepath.Dir(dir), "restored"))
+}
+
+// fullRestore restores a store where there is no room, and then where there is.
+func fullRestore(s *Store, dir string) error {
+	var archive bytes.Buffer
+	if _, err := s.Backup(context.Background(), &archive); err != nil {
+		return err
+	}
+	if err := limitFiles(64 << 10); err != nil {
+		return err
+	}
+	_, err := Restore(context.Background(), dir, bytes.NewReader(archive.Bytes()))
+	if err := expect(err, broker.ErrFull, dir, "free some space"); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	if !missing(dir) {
+		return fmt.Errorf("%s is left", dir)
+	}
+	if err := limitFiles(0); err != nil {
+		return err
+	}
+	_, err = Restore(context.Background(), dir, &archive)
 	return err
 }
 

@@ -59,13 +59,13 @@ func (l *Leases) reserve(ctx context.Context) error {
 	err := l.db.update(ctx, &change{do: func(tx *bolt.Tx) (bool, error) {
 		meta := tx.Bucket(metaBucket)
 		if v := meta.Get(epochsKey); v != nil {
-			n, err := strconv.ParseUint(string(v), 10, 64)
+			n, err := parseEpoch(l.db.path, v)
 			if err != nil {
-				return false, damaged(l.db.path, epochsKey)
+				return false, err
 			}
 			from = n
 		}
-		try(meta.Put(epochsKey, strconv.AppendUint(nil, from+epochBlock, 10)))
+		try(meta.Put(epochsKey, formatEpoch(from+epochBlock)))
 		return true, nil
 	}})
 	if err != nil {
@@ -76,6 +76,16 @@ func (l *Leases) reserve(ctx context.Context) error {
 	l.last, l.reserved = from, from+epochBlock
 	return nil
 }
+
+func parseEpoch(path string, b []byte) (uint64, error) {
+	n, err := strconv.ParseUint(string(b), 10, 64)
+	if err != nil {
+		return 0, damaged(path, epochsKey)
+	}
+	return n, nil
+}
+
+func formatEpoch(n uint64) []byte { return strconv.AppendUint(nil, n, 10) }
 
 // Acquire implements broker.Leases.
 func (l *Leases) Acquire(ctx context.Context, name, holder string, ttl time.Duration) (broker.Hold, error) {
