@@ -115,7 +115,9 @@ func TestSpansLeadFromTheClientThroughIngressToTheGuest(t *testing.T) {
 	s.until("host calls by function and outcome", func() bool {
 		_, b := s.call("GET", "/metrics", nil, "")
 		text := string(b)
-		shown = slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool { return !strings.HasPrefix(line, "ripstop_hostcalls") && !strings.HasPrefix(line, "faas_inv") })
+		shown = slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool {
+			return !strings.HasPrefix(line, "ripstop_hostcalls") && !strings.HasPrefix(line, "faas_inv")
+		})
 		for _, series := range []string{
 			`ripstop_hostcalls_total{function="ripstop_task_1.kv_put",job="probe",outcome="ok"} `,
 			`ripstop_hostcalls_total{function="ripstop_task_1.secret_get",job="probe",outcome="denied"} 1`,
