@@ -185,7 +185,7 @@ func TestAnAcknowledgementWaitsForReplicas(t *testing.T) {
 	redistest.Until(t, "the master misses its replica", func() bool {
 		return strings.Contains(master.Must("INFO", "replication"), "connected_slaves:0")
 	})
-	for what, err := range writes(t.Context(), s) {
+	for what, err := range writes(t.Context(), hasty) {
 		if !errors.Is(err, broker.ErrReadOnly) || !strings.Contains(err.Error(), "min-replicas-to-write") {
 			t.Errorf("without replicas, %s answers %v", what, err)
 		}

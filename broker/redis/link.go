@@ -233,26 +233,20 @@ func (l *link) once(ctx context.Context, c *call, g group) error {
 	case "MOVED":
 		l.cluster.ReloadState(ctx)
 	case "ASK":
-		return l.ask(ctx, addr, c)
+		return l.ask(addr, c)
 	}
 	return c.err
 }
 
 // ask runs a call on the node that a slot is moving to.
-func (l *link) ask(ctx context.Context, addr string, c *call) error {
+func (l *link) ask(addr string, c *call) error {
 	l.mu.Lock()
 	client := l.nodes[addr]
 	l.mu.Unlock()
 	if client == nil {
 		return c.err // once the slot has moved, the node is known
 	}
-	pipe := client.Pipeline()
-	pipe.Do(ctx, "ASKING")
-	cmd := pipe.Do(ctx, c.evalArgs(true)...)
-	if _, err := pipe.Exec(ctx); cmd.Err() == nil && err != nil {
-		return err
-	}
-	c.reply, c.err = cmd.Result()
+	(&lane{link: l, client: client}).pipeline([]*call{c}, true, true)
 	return c.err
 }
 
@@ -314,7 +308,7 @@ func (ln *lane) take() []*call {
 // send sends pipelines until there is nothing to send.
 func (ln *lane) send() {
 	for batch := ln.take(); batch != nil; batch = ln.take() {
-		ln.pipeline(batch, false)
+		ln.pipeline(batch, false, false)
 		var unknown []*call
 		for _, c := range batch {
 			if c.err != nil && strings.HasPrefix(c.err.Error(), "NOSCRIPT") {
@@ -322,7 +316,7 @@ func (ln *lane) send() {
 			}
 		}
 		if len(unknown) > 0 {
-			ln.pipeline(unknown, true) // a server that was started again knows no script
+			ln.pipeline(unknown, true, false) // a server that was started again knows no script
 		}
 		for _, c := range batch {
 			close(c.done)
@@ -361,13 +355,17 @@ func (c *call) evalArgs(source bool) []any {
 	return append(args, c.args...)
 }
 
-// pipeline sends calls and sets their replies.
-func (ln *lane) pipeline(batch []*call, source bool) {
+// pipeline sends calls and sets their replies: with the scripts' source or their sum only, and with leave to touch slots that the
+// server is about to get.
+func (ln *lane) pipeline(batch []*call, source, asking bool) {
 	ctx := context.Background() // each caller waits as long as it likes; the client's timeouts bound this
 	pipe := ln.client.Pipeline()
 	cmds := make([]*redis.Cmd, len(batch))
 	writes := false
 	for i, c := range batch {
+		if asking {
+			pipe.Do(ctx, "ASKING")
+		}
 		cmds[i] = pipe.Do(ctx, c.evalArgs(source)...)
 		writes = writes || c.script.writes
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path"
+	"regexp"
 	"strings"
 )
 
@@ -28,10 +29,10 @@ func load(name string) *script {
 		return string(text)
 	}
 	prelude := read("prelude")
-	if strings.HasPrefix(name, "queue_") {
-		prelude += read("queue")
-	}
 	first, rest, _ := strings.Cut(read(name), "\n")
+	if strings.HasPrefix(name, "queue_") {
+		rest = expandFields(read("queue") + rest)
+	}
 	if !strings.HasPrefix(first, "#!lua") {
 		panic(fmt.Sprintf("lua/%s.lua does not begin with #!lua", name))
 	}
@@ -39,4 +40,25 @@ func load(name string) *script {
 	sum := sha1.Sum([]byte(s.source)) // as EVALSHA wants it; nothing rests on its strength
 	s.sha = hex.EncodeToString(sum[:])
 	return s
+}
+
+var (
+	fieldsList = regexp.MustCompile(`(?s)local FIELDS = \{(.*?)\}`)
+	fieldUse   = regexp.MustCompile(`\b(it|next|a|b)\.([a-z]+)\b`)
+)
+
+// expandFields lets scripts write it.state for what is packed as an array: each field that FIELDS names becomes its place in it.f.
+// Filling a table by names at each call would take longer than all the commands of a script together.
+func expandFields(source string) string {
+	places := map[string]int{}
+	for i, name := range strings.Split(fieldsList.FindStringSubmatch(source)[1], "',") {
+		places[strings.Trim(name, " '\n\t")] = i + 1
+	}
+	return fieldUse.ReplaceAllStringFunc(source, func(use string) string {
+		table, name, _ := strings.Cut(use, ".")
+		if place := places[name]; place > 0 {
+			return fmt.Sprintf("%s.f[%d]", table, place)
+		}
+		return use
+	})
 }

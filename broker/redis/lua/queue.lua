@@ -24,22 +24,15 @@ local META, ITEMS, PAYLOADS, RESULTS, DOCUMENTS, IDEMPOTENCY, READY, DELAYED, LE
 local SCHEMA = 1
 local T = now()
 
--- What an item has, in the order in which it is packed. New ones come at the end, with a higher SCHEMA if old programs cannot do
--- without. state is w(aiting), l(eased), d(one) or x (dead); callback is empty, p(ending), d(one) or x (dead).
+-- What an item has, in the order in which it is packed. scripts.go turns it.state and so on into places in the array it.f. New ones come
+-- at the end, with a higher SCHEMA if old programs cannot do without. state is w(aiting), l(eased), d(one) or x (dead); callback is
+-- empty, p(ending), d(one) or x (dead).
 local FIELDS = {
 	'schema', 'state', 'place', 'seq', 'priority', 'order', 'key', 'max', 'ttl', 'first', 'longest', 'size', 'enqueued',
 	'attempts', 'due', 'token', 'worker', 'till', 'reason',
 	'finished', 'outcome', 'result', 'why', 'letter', 'dropped',
 	'callback', 'cplace', 'cmax', 'cattempts', 'cdue', 'ctoken', 'cworker', 'ctill', 'creason', 'called',
 }
-
-local function pack(it)
-	local list = {}
-	for i, name in ipairs(FIELDS) do
-		list[i] = it[name]
-	end
-	return cmsgpack.pack(list)
-end
 
 local function live(it) return it.state == 'w' or it.state == 'l' end
 
@@ -64,12 +57,9 @@ local function load(id)
 	if not packed then
 		return nil
 	end
-	local list, it = cmsgpack.unpack(packed), {id = id}
-	if list[1] > SCHEMA then
-		return {newer = list[1]}
-	end
-	for i, name in ipairs(FIELDS) do
-		it[name] = list[i]
+	local it = {id = id, f = cmsgpack.unpack(packed), was = false, wasletter = 0}
+	if it.schema > SCHEMA then
+		return {newer = it.schema}
 	end
 	it.was, it.wasletter = category(it), it.letter
 	return it
@@ -105,37 +95,37 @@ local function first_of(order)
 	return redis.call('ZRANGEBYLEX', ORDERS, '[' .. hash .. ':', '(' .. hash .. ';', 'LIMIT', 0, 1)[1]
 end
 
-local function move(it, field, place, score)
-	local have = it[field]
-	if have ~= '' and have ~= place then
-		redis.call('ZREM', PLACES[have], it.id)
+-- move takes an invocation from one place to another, or changes its score there. Answers the new place.
+local function move(id, from, to, score)
+	if from ~= '' and from ~= to then
+		redis.call('ZREM', PLACES[from], id)
 	end
-	if place ~= '' then
-		redis.call('ZADD', PLACES[place], text(score), it.id)
+	if to ~= '' then
+		redis.call('ZADD', PLACES[to], text(score), id)
 	end
-	it[field] = place
+	return to
 end
 
 -- save writes an item where it belongs.
 local function save(it)
 	if it.state == 'l' then
-		move(it, 'place', 'l', it.till)
+		it.place = move(it.id, it.place, 'l', it.till)
 	elseif it.state ~= 'w' then
 		local at = expires(it)
-		move(it, 'place', at > 0 and 'e' or '', at)
+		it.place = move(it.id, it.place, at > 0 and 'e' or '', at)
 	elseif it.order ~= '' and first_of(it.order) ~= turn(it) then
-		move(it, 'place', '', 0)
+		it.place = move(it.id, it.place, '', 0)
 	elseif it.due <= T then
-		move(it, 'place', 'r', (9 - it.priority) * 1e14 + it.seq)
+		it.place = move(it.id, it.place, 'r', (9 - it.priority) * 1e14 + it.seq)
 	else
-		move(it, 'place', 'd', it.due)
+		it.place = move(it.id, it.place, 'd', it.due)
 	end
 	if not calling(it) then
-		move(it, 'cplace', '', 0)
+		it.cplace = move(it.id, it.cplace, '', 0)
 	elseif it.ctoken == '' then
-		move(it, 'cplace', 'c', it.cdue)
+		it.cplace = move(it.id, it.cplace, 'c', it.cdue)
 	else
-		move(it, 'cplace', 'k', it.ctill)
+		it.cplace = move(it.id, it.cplace, 'k', it.ctill)
 	end
 	if it.letter ~= it.wasletter then
 		if it.letter == 1 then
@@ -155,13 +145,13 @@ local function save(it)
 		end
 		it.was = is
 	end
-	redis.call('HSET', ITEMS, it.id, pack(it))
+	redis.call('HSET', ITEMS, it.id, cmsgpack.pack(it.f))
 end
 
 -- forget removes an item of no category.
 local function forget(it)
-	move(it, 'place', '', 0)
-	move(it, 'cplace', '', 0)
+	it.place = move(it.id, it.place, '', 0)
+	it.cplace = move(it.id, it.cplace, '', 0)
 	redis.call('HDEL', ITEMS, it.id)
 	redis.call('HDEL', PAYLOADS, it.id)
 	redis.call('HDEL', RESULTS, it.id)
@@ -271,9 +261,9 @@ end
 -- status is what is told of an item; payloads apart.
 local function status(it)
 	return {
-		it.id, it.state, it.attempts, it.max, it.priority, it.order, it.key, text(it.enqueued), text(it.due), it.worker, text(it.till), it.reason,
-		text(it.finished), it.callback, it.cattempts, it.creason, text(expires(it)), it.size, it.result,
-		text(it.ttl), text(it.first), text(it.longest), it.cmax, it.outcome, it.why, it.letter,
+		it.id, it.state, it.attempts, it.max, it.priority, it.order, it.key, it.enqueued, it.due, it.worker, it.till, it.reason,
+		it.finished, it.callback, it.cattempts, it.creason, expires(it), it.size, it.result,
+		it.ttl, it.first, it.longest, it.cmax, it.outcome, it.why, it.letter,
 	}
 end
 

@@ -64,14 +64,10 @@ end
 if #new > 0 then
 	local seq = redis.call('HINCRBY', META, 'seq', #new) - #new
 	for n, i in ipairs(new) do
-		local it = {id = ARGV[i], wasletter = 0}
-		for _, name in ipairs(FIELDS) do
-			it[name] = 0
-		end
-		for _, name in ipairs({'place', 'token', 'worker', 'reason', 'outcome', 'why', 'callback', 'cplace', 'ctoken', 'cworker', 'creason'}) do
-			it[name] = ''
-		end
-		it.schema, it.state, it.seq, it.enqueued, it.size = SCHEMA, 'w', seq + n, T, #ARGV[i + 1]
+		local it = {id = ARGV[i], was = false, wasletter = 0, f = {
+			SCHEMA, 'w', '', 0, 0, '', '', 0, 0, 0, 0, 0, 0, 0, 0, '', '', 0, '', 0, '', 0, '', 0, 0, '', '', 0, 0, 0, '', '', 0, '', 0,
+		}}
+		it.seq, it.enqueued, it.size = seq + n, T, #ARGV[i + 1]
 		it.priority, it.order, it.due, it.key = tonumber(ARGV[i + 2]), ARGV[i + 3], T + ARGV[i + 4], ARGV[i + 5]
 		it.max, it.first, it.longest, it.ttl = tonumber(ARGV[i + 6]), tonumber(ARGV[i + 7]), tonumber(ARGV[i + 8]), tonumber(ARGV[i + 9])
 		it.cmax = tonumber(ARGV[i + 10])

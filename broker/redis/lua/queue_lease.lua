@@ -68,6 +68,6 @@ for i = 1, math.min(max, #items) do
 	reply[#reply + 1] = it.cmax > 0 and redis.call('HGET', DOCUMENTS, id) or ''
 	reply[#reply + 1] = token
 	reply[#reply + 1] = attempt
-	reply[#reply + 1] = text(till)
+	reply[#reply + 1] = till
 end
 return reply
