@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -19,7 +20,7 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/image"
-	"github.com/ripstop-vm/ripstop/runtime/module"
+	"github.com/ripstop-vm/ripstop/runtime/translate"
 	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
 
@@ -105,10 +106,10 @@ func discarded(t interface{ Fatal(...any) }, err error) image.Reason {
 // TestTheNextInvocationSeesTheImage has a guest do anything, and looks at the sandbox that the next invocation would get.
 func TestTheNextInvocationSeesTheImage(t *testing.T) {
 	for _, method := range image.Methods() {
-		for _, interpret := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/interpret=%t", method, interpret), func(t *testing.T) {
-				rt, err := runtime.Open(context.Background(), runtime.Options{Libraries: []*hostcall.Library{guestLibrary()}, Interpret: interpret,
-					Memory: image.SpaceOptions{Method: method}})
+		for name, opts := range map[string]runtime.Options{"compiled": {}, "interpreted": {Interpret: true}, "metered": {Meter: true}} {
+			t.Run(fmt.Sprintf("%s/%s", method, name), func(t *testing.T) {
+				opts.Libraries, opts.Memory = []*hostcall.Library{guestLibrary()}, image.SpaceOptions{Method: method}
+				rt, err := runtime.Open(context.Background(), opts)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -122,13 +123,14 @@ func TestTheNextInvocationSeesTheImage(t *testing.T) {
 					return
 				}
 				m := compile(t, rt, restless().Bytes())
-				rapid.Check(t, func(t *rapid.T) { restlessly(t, m) })
+				rapid.Check(t, func(t *rapid.T) { restlessly(t, m, opts.Meter) })
 			})
 		}
 	}
 }
 
-func restlessly(t *rapid.T, m *runtime.Module) {
+// restlessly has guests of m act. A metered one survives a deadline: it is not the engine that ends it.
+func restlessly(t *rapid.T, m *runtime.Module, survives bool) {
 	ctx := context.Background()
 	first, err := m.NewSandbox(ctx, runtime.SandboxOptions{})
 	if err != nil {
@@ -159,10 +161,23 @@ func restlessly(t *rapid.T, m *runtime.Module) {
 				t.Fatal(err)
 			}
 		}
+		again, err := s.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again.Digest() != im.Digest() {
+			t.Fatalf("an image of it is %s, and it began as %s", again.Digest(), im.Digest())
+		}
+		if err := again.Close(); err != nil {
+			t.Fatal(err)
+		}
 		if !bytes.Equal(s.Memory().Bytes(), want) || enter(t, s, "size") != uint64(len(want))>>16 {
 			t.Fatalf("memory differs from the image")
 		}
 		for _, g := range im.Globals() {
+			if strings.HasPrefix(g.Name, translate.Prefix) {
+				continue
+			}
 			if got := enter(t, s, g.Name+"_"); got != g.Bits {
 				t.Fatalf("global %s is %#x, in the image %#x", g.Name, got, g.Bits)
 			}
@@ -177,6 +192,9 @@ func restlessly(t *rapid.T, m *runtime.Module) {
 			}
 		}
 		why := discarded(t, s.Return())
+		if survives {
+			ended = false
+		}
 		if ended != (why == image.Ended) || !ended && why != "" {
 			t.Fatalf("discarded: %q, ended by a deadline: %t", why, ended)
 		}
@@ -215,9 +233,9 @@ func act(t *rapid.T, s *runtime.Sandbox, cancel bool) bool {
 		if !cancel || rapid.IntRange(0, 3).Draw(t, "really") > 0 { // it costs an instance
 			return false
 		}
-		over, stop := context.WithCancel(ctx)
-		stop()
-		if _, err := s.Call(over, kind, at, v); !errors.Is(err, context.Canceled) {
+		over, stop := context.WithTimeout(ctx, time.Millisecond)
+		defer stop()
+		if _, err := s.Call(over, kind, at, v); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("%s: %v", kind, err)
 		}
 		return true
@@ -265,6 +283,27 @@ func TestAnImageFitsOnlyItsModuleAndABoundThatHoldsIt(t *testing.T) {
 	}
 	if err := sandbox(t, m, runtime.SandboxOptions{}).Return(); err == nil {
 		t.Error("a sandbox that began anew returned")
+	}
+}
+
+func TestATableThatWasWrittenToCostsTheSandbox(t *testing.T) {
+	rt := open(t, runtime.Options{Meter: true})
+	m := compile(t, rt, (&wasmtest.Module{Table: []uint32{1}, Funcs: []wasmtest.Func{
+		{Export: "write", Body: []byte{0x41, 0, 0xd0, 0x70, 0x26, 0}}, {Export: "read", Body: []byte{0x41, 0, 0x25, 0, wasmtest.Drop}}}}).Bytes())
+	first := sandbox(t, m, runtime.SandboxOptions{})
+	im := snapshot(t, first)
+	s := sandbox(t, m, runtime.SandboxOptions{Image: im})
+	enter(t, s, "read")
+	if why := discarded(t, s.Return()); why != "" {
+		t.Errorf("after a read: %q", why)
+	}
+	enter(t, s, "write")
+	if why := discarded(t, s.Return()); why != image.Tables {
+		t.Errorf("after a write: %q", why)
+	}
+	enter(t, first, "write")
+	if _, err := first.Snapshot(); !errors.Is(err, runtime.ErrNoImage) {
+		t.Errorf("an image after a write: %v", err)
 	}
 }
 
@@ -330,24 +369,6 @@ var reactor = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(out)
 })
 
-// exposed is a module with its mutable globals exported.
-func exposed(t testing.TB, wasm []byte) []byte {
-	t.Helper()
-	b, err := module.Take(wasm, module.Bounds{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := b.Ensure(module.SectionExport)
-	entries := p.Entries
-	for i, g := range b.Globals {
-		if g.Mutable {
-			entries = append(entries, module.Export{Name: fmt.Sprintf("hidden:%d", i), Kind: module.ExternGlobal, Index: uint32(i)}.Append(nil))
-		}
-	}
-	p.Set(entries)
-	return b.Bytes()
-}
-
 // goGuest is testdata/reactor, compiled, and a way to make sandboxes of it.
 func goGuest(t testing.TB, opts runtime.Options) (m *runtime.Module, begin func(*image.Image) *runtime.Sandbox) {
 	t.Helper()
@@ -356,7 +377,7 @@ func goGuest(t testing.TB, opts runtime.Options) (m *runtime.Module, begin func(
 		t.Fatal(err)
 	}
 	lib := wasi.Library()
-	opts.Libraries = []*hostcall.Library{lib}
+	opts.Libraries, opts.Meter = []*hostcall.Library{lib}, true
 	if cache, err := os.UserCacheDir(); err == nil {
 		opts.CacheDir = filepath.Join(cache, "ripstop-runtime-test")
 	}
@@ -369,7 +390,7 @@ func goGuest(t testing.TB, opts runtime.Options) (m *runtime.Module, begin func(
 			t.Error(err)
 		}
 	})
-	if m, err = rt.Compile(context.Background(), exposed(t, wasm)); err != nil {
+	if m, err = rt.Compile(context.Background(), wasm); err != nil {
 		t.Fatal(err)
 	}
 	return m, func(im *image.Image) *runtime.Sandbox {
