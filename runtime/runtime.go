@@ -37,6 +37,7 @@ var ErrNoExport = errors.New("no such exported function")
 type Options struct {
 	Libraries []*hostcall.Library // what guests may import
 	Bounds    module.Bounds       // of modules; zero fields mean the platform's defaults
+	Engine    Engine              // what executes guests; empty means Wazero
 	Interpret bool                // interpret instead of compiling
 	CacheDir  string              // compiled code between runs; empty for nowhere
 	// Endless runs guests without the engine's check for a done context, so that a guest ends only by itself.
@@ -68,7 +69,7 @@ func Open(ctx context.Context, opts Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := wazero.Open(ctx, t, wazero.Options{Interpret: opts.Interpret, CacheDir: opts.CacheDir, Endless: opts.Endless, Metered: opts.Meter})
+	e, err := openEngine(ctx, t, &opts)
 	if err != nil {
 		return nil, err
 	}

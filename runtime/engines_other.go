@@ -1,0 +1,14 @@
+//go:build !(wasmtime && cgo)
+
+package runtime
+
+import (
+	"fmt"
+
+	"github.com/ripstop-vm/ripstop/runtime/engine"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+)
+
+func openWasmtime(*hostcall.Table, *Options) (engine.Engine, error) {
+	return nil, fmt.Errorf("engine wasmtime: %w", ErrNoEngine)
+}

@@ -1,0 +1,5 @@
+//go:build !(wasmtime && cgo)
+
+package runtime_test
+
+const hasWasmtime = false

@@ -1,0 +1,13 @@
+//go:build wasmtime && cgo
+
+package runtime
+
+import (
+	"github.com/ripstop-vm/ripstop/runtime/engine"
+	"github.com/ripstop-vm/ripstop/runtime/engine/wasmtime"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+)
+
+func openWasmtime(t *hostcall.Table, opts *Options) (engine.Engine, error) {
+	return wasmtime.Open(t, wasmtime.Options{Endless: opts.Endless, Metered: opts.Meter})
+}
