@@ -28,7 +28,7 @@ type Memory struct {
 // When private pages are given back to the kernel although they are within the bound.
 const (
 	fewKept  = 64 * block // so little is never worth it
-	patience = 16         // returns in a row that found nearly all of them as they were
+	patience = 16         // returns in a row that found three quarters of them as they were
 )
 
 // NewMemory makes a memory that begins as im and may grow to max bytes. It fails with a *engine.LimitError if im is larger,

@@ -145,7 +145,7 @@ func (m *Memory) restore() (kept uint64, err error) {
 		return 0, err
 	case kept > m.space.opts.Private:
 		return 0, m.discard()
-	case kept < fewKept || changed > kept/8:
+	case kept < fewKept || changed > kept/4:
 		m.wasteful = 0
 	default:
 		// One busy request made pages private that others leave alone, and each return looks at them.
