@@ -22,8 +22,8 @@ const (
 	Wasmtime Engine = "wasmtime"
 )
 
-// ErrNoEngine reports that this program was built without an engine.
-var ErrNoEngine = errors.New("this program was built without it; build it with: CGO_ENABLED=1 go build -tags wasmtime ./cmd/ripstop")
+// ErrNoEngine reports that this program does not have the engine asked for.
+var ErrNoEngine = errors.New("no such engine in this program")
 
 // openEngine opens the engine that opts name.
 func openEngine(ctx context.Context, t *hostcall.Table, opts *Options) (engine.Engine, error) {
@@ -36,5 +36,5 @@ func openEngine(ctx context.Context, t *hostcall.Table, opts *Options) (engine.E
 		}
 		return openWasmtime(t, opts)
 	}
-	return nil, fmt.Errorf("engine %q: unknown; there are wazero and wasmtime", opts.Engine)
+	return nil, fmt.Errorf("engine %q: %w; there are wazero and wasmtime", opts.Engine, ErrNoEngine)
 }

@@ -10,5 +10,5 @@ import (
 )
 
 func openWasmtime(*hostcall.Table, *Options) (engine.Engine, error) {
-	return nil, fmt.Errorf("engine wasmtime: %w", ErrNoEngine)
+	return nil, fmt.Errorf("engine wasmtime: %w; build it with: CGO_ENABLED=1 go build -tags wasmtime ./cmd/ripstop", ErrNoEngine)
 }

@@ -47,6 +47,7 @@ type runOptions struct {
 	policy      string
 	trace       string
 	traceFormat string
+	engine      string
 	timeout     time.Duration
 	fuel        uint64
 	memory      string
@@ -95,6 +96,7 @@ translated first, so that it counts its instructions: about one fuel for each, t
 	f.StringVar(&o.trace, "trace", "", "write every host call to standard error, or with --trace=`FILE` to a file")
 	f.Lookup("trace").NoOptDefVal = traceToStderr
 	f.StringVar(&o.traceFormat, "trace-format", "text", "how traces are written: text or json")
+	f.StringVar(&o.engine, "engine", string(runtime.Wazero), "what executes the guest: wazero, or wasmtime if this program was built with it")
 	f.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time, as in 2s or 1m30s (default: never)")
 	f.Uint64Var(&o.fuel, "fuel", 0, "end the guest after this many instructions, more or less; see above (default: never)")
 	f.StringVar(&o.memory, "memory", "", "bound of the guest's memory, as in 64MiB (default 256MiB)")
@@ -124,7 +126,10 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 	// A guest with fuel looks up at its ticks.
 	metered := o.fuel != 0
 	endless := o.timeout == 0 && !metered
-	rt, err := runtime.Open(ctx, runtime.Options{Libraries: []*hostcall.Library{wasi.Library()}, CacheDir: codeCache(), Endless: endless, Meter: metered})
+	rt, err := runtime.Open(ctx, runtime.Options{Libraries: []*hostcall.Library{wasi.Library()}, Engine: runtime.Engine(o.engine), CacheDir: codeCache(), Endless: endless, Meter: metered})
+	if errors.Is(err, runtime.ErrNoEngine) {
+		return usage(err)
+	}
 	if err != nil {
 		return fmt.Errorf("open runtime: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/ripstop-vm/ripstop/internal/wasmtest"
+	"github.com/ripstop-vm/ripstop/runtime"
 )
 
 // wasi is an import of WASI with the given number of i32 parameters, and results.
@@ -92,6 +94,8 @@ func TestRunAnswersHowTheGuestEnded(t *testing.T) {
 		"a trace":                        {[]string{"--trace", guestFile(t, write())}, 0, "from me\n", `fd_write(fd=1, iovs="from me\n") = SUCCESS, nwritten=8`},
 		"a trace in JSON":                {[]string{"--trace", "--trace-format=json", guestFile(t, write())}, 0, "from me\n", `"function":"fd_write"`},
 		"a trace in some format":         {[]string{"--trace-format=xml", guestFile(t)}, 2, "", "text or json"},
+		"an engine that is none":         {[]string{"--engine", "v8", guestFile(t)}, 2, "", `engine "v8"`},
+		"an engine by name":              {[]string{"--engine", "wazero", guestFile(t, write())}, 0, "from me\n", ""},
 		"no module":                      {nil, 2, "", "arg"},
 		"a trace's file as a word":       {[]string{"--trace", filepath.Join(dir, "t.out"), guestFile(t)}, 2, "", "write --trace=" + filepath.Join(dir, "t.out")},
 		"a trace's file that is there":   {[]string{"--trace", text, guestFile(t)}, 2, "", "write --trace=" + text},
@@ -115,6 +119,40 @@ func TestRunAnswersHowTheGuestEnded(t *testing.T) {
 				t.Errorf("exit %d, stdout %q, stderr %q; want %d, %q, and %q in stderr", code, stdout, stderr, c.code, c.stdout, c.stderr)
 			}
 		})
+	}
+}
+
+// TestRunOnWasmtime runs guests on the other engine, or is told how to build it.
+func TestRunOnWasmtime(t *testing.T) {
+	rt, err := runtime.Open(context.Background(), runtime.Options{Engine: runtime.Wasmtime})
+	absent := errors.Is(err, runtime.ErrNoEngine)
+	if err == nil {
+		err = rt.Close()
+	}
+	if err != nil && !absent {
+		t.Fatal(err)
+	}
+	loop := wasmtest.Loop(wasmtest.Br(0))
+	for name, c := range map[string]struct {
+		args           []string
+		code           int
+		stdout, stderr string // stderr: in it
+	}{
+		"returns":    {[]string{guestFile(t, write())}, 0, "from me\n", ""},
+		"exit code":  {[]string{guestFile(t, exit(7))}, 7, "", ""},
+		"trap":       {[]string{guestFile(t, []byte{wasmtest.Unreachable})}, 134, "", "trap: unreachable\n   0  main.main"},
+		"deadline":   {[]string{"--timeout", "20ms", guestFile(t, loop)}, 124, "", "ended after 20ms"},
+		"fuel":       {[]string{"--fuel", "100000", guestFile(t, loop)}, 124, "", "fuel"},
+		"function":   {[]string{"--invoke", "add", guestFile(t), "40", "-2"}, 0, "38\n", ""},
+		"out of RAM": {[]string{"--memory", "1MiB", guestFile(t, grow(100), exit(3))}, 3, "", "the memory limit of 1 MiB kept it"},
+	} {
+		if absent {
+			c.code, c.stdout, c.stderr = 2, "", "go build -tags wasmtime"
+		}
+		code, stdout, stderr := runRipstop(t, context.Background(), append([]string{"run", "--engine", "wasmtime"}, c.args...)...)
+		if code != c.code || stdout != c.stdout || !strings.Contains(stderr, c.stderr) {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q; want %d, %q, and %q in stderr", name, code, stdout, stderr, c.code, c.stdout, c.stderr)
+		}
 	}
 }
 
