@@ -19,7 +19,7 @@ import (
 
 // Blobs runs the suite of broker.Blobs. open answers empty blobs that tell time by a clock, and ends them with the test.
 func Blobs(t *testing.T, open func(*testing.T, clock.Clock) broker.Blobs) {
-	for name, check := range map[string]func(*testing.T, broker.Blobs, *clock.Manual){
+	timedSuite(t, open, map[string]func(*testing.T, broker.Blobs, *clock.Manual){
 		"bytes are named by their digest and read back":         blobIsReadBack,
 		"a large blob is read back":                             largeBlob,
 		"an unknown blob is not found":                          unknownBlob,
@@ -32,12 +32,7 @@ func Blobs(t *testing.T, open func(*testing.T, clock.Clock) broker.Blobs) {
 		"a put beside sweeps is not lost":                       putBesideSweeps,
 		"an open reader goes on though its blob is swept":       readerOutlivesSweep,
 		"many puts of the same bytes at once are one good blob": concurrentPuts,
-	} {
-		t.Run(name, func(t *testing.T) {
-			c := clock.NewManual(epoch)
-			check(t, open(t, c), c)
-		})
-	}
+	})
 }
 
 func digestOf(content string) broker.Digest {

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -17,7 +16,7 @@ import (
 
 // Buckets runs the suite of broker.Buckets. open answers buckets without any item, and ends them with the test.
 func Buckets(t *testing.T, open func(*testing.T) broker.Buckets) {
-	for name, check := range map[string]func(*testing.T, broker.Buckets){
+	suite(t, open, map[string]func(*testing.T, broker.Buckets){
 		"an item is read back with its version":                 itemIsReadBack,
 		"what is not there is not found":                        unknownItem,
 		"a put under another version changes nothing":           putCompares,
@@ -33,9 +32,7 @@ func Buckets(t *testing.T, open func(*testing.T) broker.Buckets) {
 		"a dropped bucket is empty":                             droppedBucket,
 		"of many who compare and put each succeeds once a turn": contendedItem,
 		"random calls do what a map would":                      bucketLikeAMap,
-	} {
-		t.Run(name, func(t *testing.T) { check(t, open(t)) })
-	}
+	})
 }
 
 func putItem(t *testing.T, b broker.Buckets, bucket, key, value string) uint64 {
@@ -301,27 +298,14 @@ func droppedBucket(t *testing.T, b broker.Buckets) {
 
 func contendedItem(t *testing.T, b broker.Buckets) {
 	const workers, each = 8, 10
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(func() {
-			for done := 0; done < each; {
-				it, err := b.Get(t.Context(), "b", "n")
-				if err != nil && !errors.Is(err, broker.ErrNotFound) {
-					t.Error(err)
-					return
-				}
-				_, err = b.Put(t.Context(), "b", "n", append(it.Value, '.'), broker.PutOptions{Expect: &it.Version})
-				switch {
-				case err == nil:
-					done++
-				case !errors.Is(err, broker.ErrConflict):
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
+	compete(t, workers, each, func(int) error {
+		it, err := b.Get(t.Context(), "b", "n")
+		if found(err) != nil {
+			return err
+		}
+		_, err = b.Put(t.Context(), "b", "n", append(it.Value, '.'), broker.PutOptions{Expect: &it.Version})
+		return err
+	})
 	if it, err := b.Get(t.Context(), "b", "n"); err != nil || len(it.Value) != workers*each {
 		t.Errorf("the counter is %d, %v; want %d", len(it.Value), err, workers*each)
 	}

@@ -17,7 +17,7 @@ import (
 // Leases runs the suite of broker.Leases. open answers leases of which none is held, and ends them with the test. Their
 // server goes by the clock; one with a clock of its own runs ahead of it by as much as the given one was advanced.
 func Leases(t *testing.T, open func(*testing.T, clock.Clock) broker.Leases) {
-	for name, check := range map[string]func(*testing.T, broker.Leases, *clock.Manual){
+	timedSuite(t, open, map[string]func(*testing.T, broker.Leases, *clock.Manual){
 		"a name is held by one until the lease ends":                     nameIsHeldByOne,
 		"a renewed lease goes on":                                        renewedLeaseGoesOn,
 		"a lease that ended is not renewed, though nobody took the name": lateRenewal,
@@ -32,12 +32,7 @@ func Leases(t *testing.T, open func(*testing.T, clock.Clock) broker.Leases) {
 		"of many who want a name one gets it":                            contendedName,
 		"a name passes through many hands, one at a time":                passedName,
 		"a cancelled context takes nothing":                              cancelledAcquire,
-	} {
-		t.Run(name, func(t *testing.T) {
-			c := clock.NewManual(epoch)
-			check(t, open(t, c), c)
-		})
-	}
+	})
 }
 
 func acquire(t *testing.T, l broker.Leases, name, holder string) broker.Hold {
@@ -293,41 +288,22 @@ func contendedName(t *testing.T, l broker.Leases, _ *clock.Manual) {
 }
 
 func passedName(t *testing.T, l broker.Leases, _ *clock.Manual) {
-	const holders, each = 6, 5
-	var wg sync.WaitGroup
 	var inside atomic.Int32
-	var mu sync.Mutex
-	epochs := map[uint64]bool{}
-	for i := range holders {
-		wg.Go(func() {
-			for done := 0; done < each; {
-				h, err := l.Acquire(t.Context(), "leader", fmt.Sprint(i), time.Hour)
-				if errors.Is(err, broker.ErrHeld) {
-					continue
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if n := inside.Add(1); n != 1 {
-					t.Errorf("%d hold the name at once", n)
-				}
-				mu.Lock()
-				if epochs[h.Epoch] {
-					t.Errorf("epoch %d came twice", h.Epoch)
-				}
-				epochs[h.Epoch] = true
-				mu.Unlock()
-				inside.Add(-1)
-				if err := l.Release(t.Context(), h); err != nil {
-					t.Error(err)
-					return
-				}
-				done++
-			}
-		})
-	}
-	wg.Wait()
+	var epochs sync.Map
+	compete(t, 6, 5, func(i int) error {
+		h, err := l.Acquire(t.Context(), "leader", fmt.Sprint(i), time.Hour)
+		if err != nil {
+			return err
+		}
+		if n := inside.Add(1); n != 1 {
+			t.Errorf("%d hold the name at once", n)
+		}
+		if _, twice := epochs.LoadOrStore(h.Epoch, true); twice {
+			t.Errorf("epoch %d came twice", h.Epoch)
+		}
+		inside.Add(-1)
+		return l.Release(t.Context(), h)
+	})
 }
 
 func cancelledAcquire(t *testing.T, l broker.Leases, _ *clock.Manual) {

@@ -18,7 +18,7 @@ import (
 
 // Records runs the suite of broker.Records. open answers empty records, and ends them with the test.
 func Records(t *testing.T, open func(*testing.T) broker.Records) {
-	for name, check := range map[string]func(*testing.T, broker.Records){
+	suite(t, open, map[string]func(*testing.T, broker.Records){
 		"a record that was never written is not found":                       unknownRecord,
 		"a committed record is read back with its revision":                  recordIsReadBack,
 		"a commit whose condition fails changes nothing and names the key":   failedCondition,
@@ -42,9 +42,7 @@ func Records(t *testing.T, open func(*testing.T) broker.Records) {
 		"many watchers beside many writers miss nothing and see no disorder": watchersMissNothing,
 		"a cancelled context changes nothing":                                cancelledCommit,
 		"random commits do what a map would":                                 likeAMap,
-	} {
-		t.Run(name, func(t *testing.T) { check(t, open(t)) })
-	}
+	})
 }
 
 func commit(t *testing.T, r broker.Records, writes ...broker.Write) broker.Revision {
@@ -302,30 +300,17 @@ func listIsAtomic(t *testing.T, r broker.Records) {
 
 func contendedCounter(t *testing.T, r broker.Records) {
 	const workers, each = 8, 10
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(func() {
-			for done := 0; done < each; {
-				rec, err := r.Get(t.Context(), "n")
-				if err != nil && !errors.Is(err, broker.ErrNotFound) {
-					t.Error(err)
-					return
-				}
-				_, err = r.Commit(t.Context(), broker.Commit{
-					Conditions: []broker.Condition{{Key: "n", Revision: rec.Revision}},
-					Writes:     []broker.Write{{Key: "n", Value: append(rec.Value, '.')}},
-				})
-				switch {
-				case err == nil:
-					done++
-				case !errors.Is(err, broker.ErrConflict):
-					t.Error(err)
-					return
-				}
-			}
+	compete(t, workers, each, func(int) error {
+		rec, err := r.Get(t.Context(), "n")
+		if found(err) != nil {
+			return err
+		}
+		_, err = r.Commit(t.Context(), broker.Commit{
+			Conditions: []broker.Condition{{Key: "n", Revision: rec.Revision}},
+			Writes:     []broker.Write{{Key: "n", Value: append(rec.Value, '.')}},
 		})
-	}
-	wg.Wait()
+		return err
+	})
 	if rec, err := r.Get(t.Context(), "n"); err != nil || len(rec.Value) != workers*each {
 		t.Errorf("the counter is %d, %v; want %d", len(rec.Value), err, workers*each)
 	}
