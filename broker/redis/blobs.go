@@ -218,26 +218,49 @@ func (b *Blobs) Stat(ctx context.Context, d broker.Digest) (broker.Blob, error) 
 // errStop ends a loop over names.
 var errStop = errors.New("stop")
 
+// noted is a name that was noted, and the blob if there is one.
+type noted struct {
+	blob broker.Blob
+	when string // it was noted
+	is   bool
+}
+
+// each hands on all names, each once.
+func (b *Blobs) each(ctx context.Context, handle func(noted) error) error {
+	seen := map[string]bool{}
+	return b.names().each(ctx, func(list [][2]string) error {
+		found := make([]noted, len(list))
+		errs := together(len(list), func(i int) error {
+			d := broker.Digest(list[i][0])
+			blob, err := b.Stat(ctx, d)
+			found[i] = noted{blob: blob, when: list[i][1], is: err == nil}
+			found[i].blob.Digest = d
+			if errors.Is(err, broker.ErrNotFound) {
+				return nil
+			}
+			return err
+		})
+		if err := errors.Join(errs...); err != nil {
+			return err
+		}
+		for _, n := range found {
+			if d := string(n.blob.Digest); !seen[d] {
+				seen[d] = true
+				if err := handle(n); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
 // List implements broker.Blobs.
 func (b *Blobs) List(ctx context.Context) iter.Seq2[broker.Blob, error] {
 	return func(yield func(broker.Blob, error) bool) {
-		seen := map[string]bool{}
-		err := b.names().each(ctx, func(list [][2]string) error {
-			for _, n := range list {
-				if seen[n[0]] {
-					continue
-				}
-				seen[n[0]] = true
-				blob, err := b.Stat(ctx, broker.Digest(n[0]))
-				if errors.Is(err, broker.ErrNotFound) {
-					continue
-				}
-				if err != nil {
-					return err
-				}
-				if !yield(blob, nil) {
-					return errStop
-				}
+		err := b.each(ctx, func(n noted) error {
+			if n.is && !yield(n.blob, nil) {
+				return errStop
 			}
 			return nil
 		})
@@ -249,46 +272,28 @@ func (b *Blobs) List(ctx context.Context) iter.Seq2[broker.Blob, error] {
 
 // Sweep implements broker.Blobs. What a Put left that did not come to its end goes too, and is not answered.
 func (b *Blobs) Sweep(ctx context.Context, grace time.Duration, keep func(broker.Digest) bool) (swept []broker.Blob, err error) {
-	seen := map[string]bool{}
-	err = b.names().each(ctx, func(list [][2]string) error {
-		for _, n := range list {
-			d := broker.Digest(n[0])
-			if seen[n[0]] {
-				continue
-			}
-			seen[n[0]] = true
-			blob, err := b.Stat(ctx, d)
-			whole := err == nil
-			if err != nil && !errors.Is(err, broker.ErrNotFound) {
-				return err
-			}
-			if whole && keep(d) {
-				continue
-			}
-			g := b.link.keys.blob(d)
-			chunks := (blob.Size + chunkSize - 1) / chunkSize
-			if !whole {
-				chunks = (b.link.opts.MaxBlob + chunkSize - 1) / chunkSize
-			}
-			keys := []string{g.key("meta")}
-			for i := range int(chunks) {
-				keys = append(keys, g.chunk(i))
-			}
-			rep, err := b.link.run(ctx, blobRemoveScript, g, keys, grace.Microseconds(), readerGrace.Milliseconds())
-			if err != nil {
-				return err
-			}
-			if rep.text(0) == "young" {
-				continue
-			}
-			if whole && rep.text(0) == "ok" {
-				swept = append(swept, blob)
-			}
-			if err := b.names().forget(ctx, n[0], n[1]); err != nil {
-				return err
-			}
+	err = b.each(ctx, func(n noted) error {
+		d := n.blob.Digest
+		if n.is && keep(d) {
+			return nil
 		}
-		return nil
+		size := n.blob.Size
+		if !n.is {
+			size = b.link.opts.MaxBlob
+		}
+		g := b.link.keys.blob(d)
+		keys := []string{g.key("meta")}
+		for i := range int((size + chunkSize - 1) / chunkSize) {
+			keys = append(keys, g.chunk(i))
+		}
+		rep, err := b.link.run(ctx, blobRemoveScript, g, keys, grace.Microseconds(), readerGrace.Milliseconds())
+		if err != nil || rep.text(0) == "young" {
+			return err
+		}
+		if n.is && rep.text(0) == "ok" {
+			swept = append(swept, n.blob)
+		}
+		return b.names().forget(ctx, string(d), n.when)
 	})
 	if err != nil {
 		return swept, fmt.Errorf("sweep blobs: %w", err)

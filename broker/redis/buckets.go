@@ -3,6 +3,7 @@ package redis
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -141,23 +142,21 @@ func (b *Buckets) Usage(ctx context.Context, bucket string) (broker.Usage, error
 func (b *Buckets) Names(ctx context.Context, prefix string) ([]string, error) {
 	var found []string
 	err := b.names().each(ctx, func(list [][2]string) error {
-		for _, n := range list {
-			if !strings.HasPrefix(n[0], prefix) {
-				continue
-			}
-			u, err := b.Usage(ctx, n[0])
-			switch {
-			case err != nil:
+		list = slices.DeleteFunc(list, func(n [2]string) bool { return !strings.HasPrefix(n[0], prefix) })
+		there := make([]bool, len(list))
+		errs := together(len(list), func(i int) error {
+			u, err := b.Usage(ctx, list[i][0])
+			if there[i] = u.Items > 0; err != nil || there[i] {
 				return err
-			case u.Items > 0:
+			}
+			return b.names().forget(ctx, list[i][0], list[i][1])
+		})
+		for i, n := range list {
+			if there[i] {
 				found = append(found, n[0])
-			default:
-				if err := b.names().forget(ctx, n[0], n[1]); err != nil {
-					return err
-				}
 			}
 		}
-		return nil
+		return errors.Join(errs...)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("names of buckets: %w", err)

@@ -21,8 +21,9 @@ const (
 	// LevelSystem: appendfsync no. What was acknowledged survives the end of the process, not that of the machine: the system
 	// writes it within about half a minute.
 	LevelSystem Level = "system"
-	// LevelSecond: appendfsync everysec. What was acknowledged survives the end of the process; of a loss of power, all but
-	// about the last second, or two when the disk is slow.
+	// LevelSecond: appendfsync everysec. What was acknowledged survives the end of the process and a loss of power, but for about the
+	// last second; two, when the disk is slow. The end of the process may take some, too: while the file is being synced, Redis
+	// acknowledges before it writes.
 	LevelSecond Level = "second"
 	// LevelAlways: appendfsync always. What was acknowledged survives the end of the process and a loss of power.
 	LevelAlways Level = "always"
@@ -47,7 +48,7 @@ func (d Durability) String() string {
 	case LevelAlways:
 		text = "survives the end of the process and a loss of power (appendfsync always)"
 	case LevelSecond:
-		text = "survives the end of the process; a loss of power takes about the last second (appendfsync everysec)"
+		text = "is lost for about the last second, two when the disk is slow, when the process is killed or power fails (appendfsync everysec)"
 	case LevelSystem:
 		text = "survives the end of the process; a loss of power takes about the last half minute (appendfsync no)"
 	case LevelNone:

@@ -49,6 +49,7 @@ func unchanged(t *testing.T, server *redistest.Server) func() {
 }
 
 func TestAServerWithoutRoomRefusesWritesAndStillReadsAndDeletes(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	s := mustOpen(t, server.URL(), Options{})
 	put(t, s, "k", "v")
@@ -88,6 +89,7 @@ func TestAServerWithoutRoomRefusesWritesAndStillReadsAndDeletes(t *testing.T) {
 }
 
 func TestAServerThatBecomesAReplicaRefusesWrites(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	s := mustOpen(t, server.URL(), Options{})
 	put(t, s, "k", "v")
@@ -108,6 +110,7 @@ func TestAServerThatBecomesAReplicaRefusesWrites(t *testing.T) {
 }
 
 func TestRightsThatAreTakenAwayAreMissedInOneLine(t *testing.T) {
+	t.Parallel()
 	server := redistest.StartTCP(t)
 	server.Must(append([]string{"ACL", "SETUSER", "ripstop"}, leastRights("ripstop")...)...)
 	s := mustOpen(t, fmt.Sprintf("redis://ripstop:secret@%s", server.Addr()), Options{})
@@ -121,6 +124,7 @@ func TestRightsThatAreTakenAwayAreMissedInOneLine(t *testing.T) {
 }
 
 func TestAServerThatWasRestartedEmptyIsNoticed(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	s := mustOpen(t, server.URL(), Options{})
 	first := s.Incarnation()
@@ -164,6 +168,7 @@ func TestAServerThatWasRestartedEmptyIsNoticed(t *testing.T) {
 }
 
 func TestAFlushedServerIsNoticedWhileItIsConnected(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	s := mustOpen(t, server.URL(), Options{})
 	put(t, s, "k", "v")
@@ -180,6 +185,7 @@ func TestAFlushedServerIsNoticedWhileItIsConnected(t *testing.T) {
 }
 
 func TestAStoreThatLostItsLastCommitsIsNoticed(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	s := mustOpen(t, server.URL(), Options{})
 	for i := range 5 {
@@ -236,6 +242,7 @@ func TestAStoreThatLostItsLastCommitsIsNoticed(t *testing.T) {
 }
 
 func TestAWatchGoesOnAcrossARestartThatLosesNothing(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t, "appendonly yes", "appendfsync always")
 	s := mustOpen(t, server.URL(), Options{})
 	_, from, err := s.Records().List(t.Context(), broker.Range{})
@@ -272,6 +279,7 @@ func TestAWatchGoesOnAcrossARestartThatLosesNothing(t *testing.T) {
 }
 
 func TestASlowServerIsWaitedForUntilTheTimeout(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	s := mustOpen(t, server.URL(), Options{})
 	hasty := mustOpen(t, server.URL(), Options{Timeout: 200 * time.Millisecond})
@@ -307,6 +315,7 @@ func TestASlowServerIsWaitedForUntilTheTimeout(t *testing.T) {
 }
 
 func TestABlobThatIsNotItsDigestsFailsAtReadingAndHealsWhenItIsPutAgain(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	s := mustOpen(t, server.URL(), Options{})
 	content := bytes.Repeat([]byte("0123456789abcdef"), (5<<19)/16)
@@ -350,6 +359,7 @@ func TestABlobThatIsNotItsDigestsFailsAtReadingAndHealsWhenItIsPutAgain(t *testi
 }
 
 func TestAWatcherThatFellBehindListsAgain(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, redistest.Start(t).URL(), Options{History: 4})
 	first := put(t, s, "k", "0")
 	for i := range 3 {
@@ -395,6 +405,7 @@ func TestAWatcherThatFellBehindListsAgain(t *testing.T) {
 }
 
 func TestALongListIsOfOneMoment(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, redistest.Start(t).URL(), Options{})
 	const n = 3*pageItems + 7
 	for i := 0; i < n; i += 500 {
@@ -451,4 +462,20 @@ func TestALongListIsOfOneMoment(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
+}
+
+func TestWhoWaitsForAQueueIsWokenByAnotherProcess(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	a, b := mustOpen(t, server.URL(), Options{}), mustOpen(t, server.URL(), Options{})
+	for i := range 3 {
+		rung := a.Queue().bell.listen()
+		redistest.Until(t, "the subscription stands", func() bool {
+			return server.Must("PUBSUB", "NUMSUB", "ripstop:bell") == "ripstop:bell\n1"
+		})
+		if _, err := b.Queue().Enqueue(t.Context(), broker.Batch{Job: testJob, Invocations: []broker.Invocation{{ID: broker.InvocationID(fmt.Sprint(i))}}}); err != nil {
+			t.Fatal(err)
+		}
+		<-rung
+	}
 }

@@ -13,15 +13,18 @@ import (
 )
 
 func TestAClusterOfThreePassesTheSuites(t *testing.T) {
+	t.Parallel()
 	suites(t, redistest.StartCluster(t).URL())
 }
 
 func TestAServerBehindSentinelPassesTheSuites(t *testing.T) {
+	t.Parallel()
 	suites(t, redistest.StartSentinel(t).URL())
 }
 
 // Slots of a Cluster move while they are used. Keys of one tag are for a while on two nodes: what comes then waits.
 func TestSlotsMayMoveWhileTheyAreUsed(t *testing.T) {
+	t.Parallel()
 	group := redistest.StartCluster(t)
 	s := mustOpen(t, group.URL(), Options{})
 	everyContract(t, s)
@@ -102,6 +105,7 @@ func TestSlotsMayMoveWhileTheyAreUsed(t *testing.T) {
 }
 
 func TestANodeOfAClusterThatWasRestartedEmptyIsNoticed(t *testing.T) {
+	t.Parallel()
 	group := redistest.StartCluster(t)
 	s := mustOpen(t, group.URL(), Options{})
 	bucket := func(i int) string { return fmt.Sprint("bucket", i) }

@@ -35,6 +35,7 @@ func refuses(t *testing.T, url string, opts Options, want error, words ...string
 }
 
 func TestAServerWhoseSettingsDoNotDoIsRefused(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	for _, policy := range []string{"allkeys-lru", "volatile-ttl", "allkeys-random"} {
 		server.Must("CONFIG", "SET", "maxmemory-policy", policy)
@@ -61,6 +62,7 @@ func about(t *testing.T, info string) string {
 }
 
 func TestAServerThatIsTooOldLoadingOrAReplicaIsRefused(t *testing.T) {
+	t.Parallel()
 	refuses(t, about(t, "redis_version:6.2.14\r\nrole:master\r\n"), Options{}, ErrSettings, "6.2.14", "7.0")
 	refuses(t, about(t, "role:master\r\n"), Options{}, ErrSettings, "7.0")
 	refuses(t, about(t, "redis_version:7.0.0\r\nrole:master\r\nloading:1\r\nloading_eta_seconds:12\r\n"), Options{}, broker.ErrUnavailable, "12 s")
@@ -69,6 +71,7 @@ func TestAServerThatIsTooOldLoadingOrAReplicaIsRefused(t *testing.T) {
 }
 
 func TestAServerThatIsNotThereOrNoRedisIsUnavailable(t *testing.T) {
+	t.Parallel()
 	refuses(t, "redis://127.0.0.1:1", Options{}, broker.ErrUnavailable, "127.0.0.1:1")
 	refuses(t, "unix:///no/such/socket", Options{}, broker.ErrUnavailable, "/no/such/socket")
 	begin := clock.System.Now()
@@ -80,6 +83,7 @@ func TestAServerThatIsNotThereOrNoRedisIsUnavailable(t *testing.T) {
 }
 
 func TestAUserWhoMayNotDoWhatIsNeededIsRefused(t *testing.T) {
+	t.Parallel()
 	server := redistest.StartTCP(t)
 	url := func(user string) string { return fmt.Sprintf("redis://%s:secret@%s", user, server.Addr()) }
 	server.Must("ACL", "SETUSER", "nobody", "on", ">other", "~*", "+@all")
@@ -105,6 +109,7 @@ func leastRights(prefix string) []string {
 }
 
 func TestTheRightsThatAreAskedForAreEnough(t *testing.T) {
+	t.Parallel()
 	server := redistest.StartTCP(t)
 	server.Must(append([]string{"ACL", "SETUSER", "ripstop"}, leastRights("ripstop")...)...)
 	s := mustOpen(t, fmt.Sprintf("redis://ripstop:secret@%s", server.Addr()), Options{})
@@ -181,6 +186,7 @@ func everyContract(t *testing.T, s *Store) {
 }
 
 func TestContractsMayHaveServersOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	a, b := redistest.Start(t, "appendonly yes", "appendfsync always"), redistest.Start(t)
 	s := mustOpen(t, a.URL(), Options{Blobs: b.URL(), Buckets: b.URL()})
 	everyContract(t, s)
@@ -196,6 +202,7 @@ func TestContractsMayHaveServersOfTheirOwn(t *testing.T) {
 }
 
 func TestAStoreOfANewerVersionIsRefused(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	s := mustOpen(t, server.URL(), Options{})
 	if _, err := s.Queue().Enqueue(t.Context(), broker.Batch{Job: broker.Job{Entitlement: "e", Name: "n"}, Invocations: []broker.Invocation{{ID: "i"}}}); err != nil {
@@ -214,6 +221,7 @@ func TestAStoreOfANewerVersionIsRefused(t *testing.T) {
 }
 
 func TestBadOptionsAreNamedTogether(t *testing.T) {
+	t.Parallel()
 	_, err := Open(t.Context(), Options{URL: "redis://localhost", Prefix: "a{b", Timeout: 1, Replicas: -1})
 	if !errors.Is(err, broker.ErrInvalid) {
 		t.Fatalf("open answers %v", err)

@@ -54,5 +54,6 @@ func suites(t *testing.T, url string) {
 }
 
 func TestASingleServerPassesTheSuites(t *testing.T) {
+	t.Parallel()
 	suites(t, redistest.Start(t, "appendonly yes", "appendfsync no").URL())
 }

@@ -52,6 +52,7 @@ func certificate(t *testing.T) (cert, key string) {
 }
 
 func TestAServerIsReachedOverTLSWithACertificate(t *testing.T) {
+	t.Parallel()
 	cert, key := certificate(t)
 	server := redistest.StartTLS(t, "tls-cert-file "+cert, "tls-key-file "+key, "tls-ca-cert-file "+cert)
 	url := fmt.Sprintf("rediss://%s", server.Addr())
