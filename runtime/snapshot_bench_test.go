@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -24,6 +25,21 @@ func tiny() []byte {
 			wasmtest.I32Const(0), wasmtest.Load(2048))}}}).Bytes()
 }
 
+// medians runs f once an iteration, and reports the median of what it took: means say little on a machine that is shared.
+func medians(b *testing.B, before, f func()) {
+	var took []time.Duration
+	for b.Loop() {
+		before()
+		began := clock.System.Now()
+		f()
+		took = append(took, clock.System.Now().Sub(began))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2]), "median-ns/op")
+}
+
+func nothing() {}
+
 // BenchmarkFreshTiny is one call of a tiny guest in a sandbox that is as new, by ways to get it: compare within one run.
 func BenchmarkFreshTiny(b *testing.B) {
 	ctx := context.Background()
@@ -35,7 +51,7 @@ func BenchmarkFreshTiny(b *testing.B) {
 			b.Fatal(err)
 		}
 		cfg := wz.NewModuleConfig().WithName("")
-		for b.Loop() {
+		medians(b, nothing, func() {
 			m, err := r.InstantiateModule(ctx, code, cfg)
 			if err != nil {
 				b.Fatal(err)
@@ -44,7 +60,7 @@ func BenchmarkFreshTiny(b *testing.B) {
 				b.Fatal(out, err)
 			}
 			m.Close(ctx)
-		}
+		})
 	})
 	b.Run("return", func(b *testing.B) {
 		rt, err := runtime.Open(ctx, runtime.Options{Endless: true})
@@ -71,15 +87,14 @@ func BenchmarkFreshTiny(b *testing.B) {
 			b.Fatal(err)
 		}
 		stack := make([]uint64, 1)
-		b.ReportAllocs()
-		for b.Loop() {
+		medians(b, nothing, func() {
 			if err := f.Call(ctx, stack); err != nil || stack[0] != 1 {
 				b.Fatal(stack, err)
 			}
 			if err := s.Return(); err != nil {
 				b.Fatal(err)
 			}
-		}
+		})
 	})
 }
 
@@ -109,7 +124,7 @@ func BenchmarkFreshGo(b *testing.B) {
 			b.Fatal(err)
 		}
 		mod := wz.NewModuleConfig().WithName("").WithStartFunctions("_initialize")
-		for b.Loop() {
+		medians(b, nothing, func() {
 			m, err := r.InstantiateModule(ctx, code, mod)
 			if err != nil {
 				b.Fatal(err)
@@ -118,7 +133,7 @@ func BenchmarkFreshGo(b *testing.B) {
 				b.Fatal(err)
 			}
 			m.Close(ctx)
-		}
+		})
 	})
 	m, begin := goGuest(b, runtime.Options{Endless: true})
 	first := begin(nil)
@@ -131,29 +146,20 @@ func BenchmarkFreshGo(b *testing.B) {
 		b.Fatal(err)
 	}
 	stack := make([]uint64, 1)
-	work := func(b *testing.B) {
+	work := func() {
 		stack[0] = 7
 		if err := f.Call(ctx, stack); err != nil {
 			b.Fatal(err)
 		}
 	}
-	back := func(b *testing.B) {
+	back := func() {
 		if err := s.Return(); err != nil {
 			b.Fatal(err)
 		}
 	}
-	b.Run("call", func(b *testing.B) {
-		for b.Loop() {
-			work(b)
-		}
-		back(b)
-	})
-	b.Run("call and return", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			work(b)
-			back(b)
-		}
+	b.Run("call", func(b *testing.B) { medians(b, back, work) })
+	b.Run("return", func(b *testing.B) {
+		medians(b, work, back)
 		sp, err := m.Runtime().Space()
 		if err != nil {
 			b.Fatal(err)
@@ -161,18 +167,8 @@ func BenchmarkFreshGo(b *testing.B) {
 		b.ReportMetric(float64(sp.Stats().Private>>10), "private-KiB")
 		b.ReportMetric(float64(im.StoredBytes()>>10), "image-KiB")
 	})
-	b.Run("return", func(b *testing.B) { // alone, after a call
-		var took time.Duration
-		for b.Loop() {
-			work(b)
-			began := clock.System.Now()
-			back(b)
-			took += clock.System.Now().Sub(began)
-		}
-		b.ReportMetric(float64(took)/float64(b.N), "ns/return")
-	})
 	b.Run("new sandbox", func(b *testing.B) {
-		for b.Loop() {
+		medians(b, nothing, func() {
 			s, err := m.NewSandbox(ctx, runtime.SandboxOptions{Image: im})
 			if err != nil {
 				b.Fatal(err)
@@ -180,6 +176,6 @@ func BenchmarkFreshGo(b *testing.B) {
 			if err := s.Close(); err != nil {
 				b.Fatal(err)
 			}
-		}
+		})
 	})
 }
