@@ -5,6 +5,9 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"reflect"
+	"strings"
 	"time"
 
 	"github.com/ripstop-vm/ripstop/broker"
@@ -34,6 +37,8 @@ type head struct {
 	Callback  broker.CallbackState `json:"callback,omitempty"`
 	Call      turn                 `json:"call,omitzero"`
 	Called    stamp                `json:"called,omitempty"` // when the callback was over
+
+	unknown map[string]json.RawMessage // fields that a newer program wrote, kept as they are
 }
 
 // place is where a waiting invocation waits.
@@ -86,16 +91,45 @@ func parseHead(path string, key, b []byte) (*head, error) {
 		return nil, fmt.Errorf("read %.200q from %s: %w: its schema is %d and this program knows up to %d", key, path, broker.ErrNewer, schema, broker.QueueSchema)
 	}
 	h := &head{id: broker.InvocationID(key[1:])}
-	if err := json.Unmarshal(value, h); err != nil {
+	strict := json.NewDecoder(bytes.NewReader(value))
+	strict.DisallowUnknownFields()
+	if strict.Decode(h) == nil {
+		return h, nil
+	}
+	*h = head{id: h.id}
+	if json.Unmarshal(value, h) != nil || json.Unmarshal(value, &h.unknown) != nil {
 		return nil, damaged(path, key)
+	}
+	for name := range h.unknown {
+		if knownFields[strings.ToLower(name)] {
+			delete(h.unknown, name)
+		}
 	}
 	return h, nil
 }
+
+// knownFields are the names of head's fields in JSON.
+var knownFields = func() map[string]bool {
+	names := map[string]bool{}
+	for f := range reflect.TypeFor[head]().Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		names[name] = true
+	}
+	return names
+}()
 
 func (h *head) bytes() []byte {
 	b, err := json.Marshal(h)
 	if err != nil {
 		panic(err) // there is nothing in it that could not be encoded
+	}
+	if len(h.unknown) > 0 {
+		all := maps.Clone(h.unknown)
+		if json.Unmarshal(b, &all) == nil {
+			if whole, err := json.Marshal(all); err == nil {
+				b = whole
+			}
+		}
 	}
 	return seal(idKey('h', h.id), broker.QueueSchema, b)
 }
