@@ -47,7 +47,7 @@ func respondCall(ptr, n, fd int32, want hostcall.Errno) []byte {
 // compile makes a module with a runtime that ends with the test.
 func compile(t *testing.T, wasm []byte) *runtime.Module {
 	t.Helper()
-	r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries()})
+	r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), Engine: testEngine})
 	if err != nil {
 		t.Fatal(err)
 	}

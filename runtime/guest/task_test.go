@@ -410,7 +410,7 @@ func endless(b *testing.B, pkg string) *Program {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r, err := runtime.Open(b.Context(), runtime.Options{Libraries: Libraries(), Endless: true})
+	r, err := runtime.Open(b.Context(), runtime.Options{Libraries: Libraries(), Engine: testEngine, Endless: true})
 	if err != nil {
 		b.Fatal(err)
 	}

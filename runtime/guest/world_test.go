@@ -186,7 +186,7 @@ func build(t testing.TB, pkg string) *runtime.Module {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), CacheDir: codeCache(), Meter: true})
+		r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), Engine: testEngine, CacheDir: codeCache(), Meter: true})
 		if err != nil {
 			t.Fatal(err)
 		}

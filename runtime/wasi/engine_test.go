@@ -5,7 +5,6 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/ripstop-vm/ripstop/runtime/engine/wazero"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
 
@@ -17,7 +16,7 @@ func runGuest(t testing.TB, wasm []byte, opts Options, interposers ...hostcall.I
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := wazero.Open(ctx, table, wazero.Options{})
+	e, err := openEngine(ctx, table)
 	if err != nil {
 		t.Fatal(err)
 	}
