@@ -23,3 +23,5 @@ func open(opts wasmtime.Options) func(*testing.T, *hostcall.Table) engine.Engine
 }
 
 func TestSuite(t *testing.T) { enginetest.Run(t, open(wasmtime.Options{})) }
+
+func TestMeteredSuite(t *testing.T) { enginetest.RunMetered(t, open(wasmtime.Options{Metered: true})) }
