@@ -18,7 +18,11 @@
 //	func main() {}
 //
 // Build it with GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared -o hello.wasm. In this mode main does not run:
-// package variables and init functions do, once per sandbox, before the first request.
+// package variables and init functions do, before the first request.
+//
+// What they leave behind becomes the image that sandboxes begin as, and return to after each request: so work that all requests
+// need belongs there, where it is done once. Random numbers, hash seeds and the order of maps differ in each request all the same; only
+// a generator that the program seeds itself begins as it was.
 //
 // Goroutines, timers and contexts work as anywhere. http.Get and the like work too: http.DefaultTransport is a Transport,
 // which asks the host to make the request. What a job may fetch, read or write is granted by its manifest; anything else
