@@ -180,8 +180,8 @@ type FunctionName struct {
 }
 
 // RenameFunctions rewrites the content of a name section for functions that moved and others that were added: function f is
-// to(f), which keeps their order, and add has names of others, in order of their indices. Only names of modules, functions, locals, types, tables,
-// memories, globals and segments are kept. It is false for a section that cannot be read.
+// to(f), which keeps their order, and add has names of others, in order of their indices. Only names of modules, functions, locals,
+// types, tables, memories, globals and segments are kept. It is false for a section that cannot be read.
 func RenameFunctions(content []byte, to func(uint32) uint32, add []FunctionName) ([]byte, bool) {
 	const kept = 1<<0 | 1<<1 | 1<<2 | 1<<4 | 1<<5 | 1<<6 | 1<<7 | 1<<8 | 1<<9
 	r := reader{b: content, what: "names"}

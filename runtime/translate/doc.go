@@ -19,8 +19,8 @@
 //   - at the entry of each function that calls functions of the module or through a table;
 //   - wherever otherwise more than 4,096 fuel could go by without a check, or more than 128 after a call.
 //
-// So a host that gives TickFuel at a time gets control after at most TickFuel and about 4,096 more, whatever the guest does: the
-// host checks flags and deadlines there, and ends the guest once its budget is used up. Meter does the arithmetic.
+// So a host that gives TickFuel at a time gets control after at most TickFuel and about 4,096 more, or a chunk of 64 KiB, whatever
+// the guest does: it checks flags and deadlines there, and ends the guest once its budget is used up. Meter does the arithmetic.
 //
 // memory.copy, memory.fill, memory.init, table.copy, table.fill and table.init are charged by length, a fuel for each 8
 // bytes or table entry, and done in chunks of at most 64 KiB: bounds are checked for the whole first, and a trap changes
@@ -29,11 +29,12 @@
 //
 // # Depth
 //
-// The exported global DepthExport counts down bytes of frames: a function that calls others takes off its frame (64 bytes, 8
-// for each parameter, local and value of its operand stack at its highest, 8 more for each local that is a v128) at its entry, and gives it back when it returns or makes a tail
-// call. It is checked at its entry together with the fuel; the tick sees a negative depth and ends the guest. Functions that call
-// only imports, or nothing, count from a frame of 1 KiB; so the stack is larger than the bound by at most one small frame. After a
-// trap the global stays as it was: the host sets it before each outermost call, and keeps it over calls into the guest from a host call.
+// The exported global DepthExport counts down bytes of frames: a function that calls others takes off its frame at its entry, and
+// gives it back when it returns or makes a tail call. A frame has 64 bytes, 8 for each parameter, local, and value of its operand
+// stack at its highest, and 8 more for each local that is a v128. It is checked at the entry together with the fuel; the tick sees
+// a negative depth and ends the guest. Functions that call only imports, or nothing, count from a frame of 1 KiB; so the stack is
+// larger than the bound by at most one small frame. After a trap the global stays as it was: the host sets it before each
+// outermost call, and keeps it over calls into the guest from a host call.
 //
 // # State
 //

@@ -31,5 +31,6 @@ func (m *Meter) Tick(fuel int64) (grant int64, ok bool) {
 	return grant, true
 }
 
-// Used is the fuel that was taken from the budget, when the fuel global is fuel. It may exceed the budget by what a function takes without a check.
+// Used is the fuel that was taken from the budget, when the fuel global is fuel. It may exceed the budget by what is charged
+// between two checks.
 func (m *Meter) Used(fuel int64) int64 { return m.given - fuel }

@@ -91,9 +91,10 @@ type translation struct {
 	missing  bool // a function is named that the original does not have
 }
 
-// Translate translates a valid module. The module must have been validated before: translation may make valid what was
-// not, and what it does then is undefined, though it ends and does not panic. Its error is a *module.Error. It is a function of its arguments, and takes time
-// and memory in proportion to the module. Wasm must not change afterwards.
+// Translate translates a valid module. The module must have been validated before: translation may make valid what was not, and
+// what it does then is undefined, though it ends, does not panic, and gives the guest no hold of what is added. Its error is a
+// *module.Error. It is a function of its arguments, and takes time and memory in proportion to the module. Wasm must not change
+// afterwards.
 func Translate(wasm []byte, opts Options) (*Result, error) {
 	if opts.TableElements == 0 {
 		opts.TableElements = DefaultTableElements
