@@ -242,28 +242,51 @@ func (q *Queue) Lease(ctx context.Context, w broker.Want) (ls []broker.Lease, er
 		return nil, fmt.Errorf("lease: %w", err)
 	}
 	w.Lane = cmp.Or(w.Lane, broker.LaneRun)
-	size, first := 0, int(q.turn.Add(1)%max(1, uint64(len(w.Jobs))))
-	for i := range w.Jobs {
+	// Looking first costs no write when there is nothing, as is most often so.
+	ready, _, err := q.look(w, int(q.turn.Add(1)%max(1, uint64(len(w.Jobs)))))
+	if err != nil {
+		return nil, err
+	}
+	size := 0
+	for _, j := range ready {
 		if len(ls) == w.Max || size >= broker.MaxBatchBytes {
 			break
 		}
-		j := w.Jobs[(first+i)%len(w.Jobs)]
-		// Looking first costs no write when there is nothing, as is most often so.
-		ready := false
-		err := q.view(j, func(s *step) (err error) {
-			ready, _, err = s.next(w.Lane)
-			return err
-		})
-		if err == nil && ready {
-			if err = q.settle(ctx, j); err == nil {
-				ls, size, err = q.leaseOf(ctx, j, w, ls, size)
-			}
+		if err := q.settle(ctx, j); err != nil {
+			return nil, err
 		}
-		if err != nil {
+		if ls, size, err = q.leaseOf(ctx, j, w, ls, size); err != nil {
 			return nil, err
 		}
 	}
 	return ls, nil
+}
+
+// look answers the jobs, beginning with the first, of which something may be ready, and when time changes something next in
+// the others (0: never).
+func (q *Queue) look(w broker.Want, first int) (ready []broker.Job, next stamp, err error) {
+	err = q.db.view(func(tx *bolt.Tx) error {
+		now := q.now()
+		for i := range w.Jobs {
+			j := w.Jobs[(first+i)%len(w.Jobs)]
+			s, err := q.step(tx, j, now)
+			if err != nil {
+				return err
+			}
+			any, at, err := s.next(w.Lane)
+			if err != nil {
+				return err
+			}
+			if any {
+				ready = append(ready, j)
+			}
+			if at != 0 && (next == 0 || at < next) {
+				next = at
+			}
+		}
+		return nil
+	})
+	return ready, next, err
 }
 
 // leaseOf adds leases of one job to ls.
@@ -322,21 +345,11 @@ func (q *Queue) Wait(ctx context.Context, w broker.Want) error {
 		if changed == nil {
 			return fmt.Errorf("wait: %w", broker.ErrClosed)
 		}
-		any, next := false, stamp(0)
-		for _, j := range w.Jobs {
-			err := q.view(j, func(s *step) error {
-				ready, at, err := s.next(w.Lane)
-				any = any || ready
-				if at != 0 && (next == 0 || at < next) {
-					next = at
-				}
-				return err
-			})
-			if err != nil {
-				return err
-			}
+		ready, next, err := q.look(w, 0)
+		if err != nil {
+			return err
 		}
-		if any {
+		if len(ready) > 0 {
 			return context.Cause(ctx)
 		}
 		if err := q.pause(ctx, changed, next); err != nil {
