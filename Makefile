@@ -6,7 +6,7 @@ GO ?= go
 BIN := bin/ripstop
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo deps test race check fmt vet lint generate-check cross fuzz gostd docs-check soak bench examples clean
+.PHONY: help build demo deps test test-wasmtime race check fmt vet lint generate-check cross fuzz gostd docs-check soak bench examples clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ race: deps ## run the tests of concurrent parts under the race detector (needs a
 	@if command -v $${CC:-gcc} >/dev/null 2>&1; then \
 	  CGO_ENABLED=1 $(GO) test -race -short -timeout 25m ./agent/... ./gateway/... ./broker/... ./control/... ./api/... ./runtime/guest/... ./runtime/hostcall/... ./runtime/processor/... ; \
 	else echo "race: no C compiler here; install gcc to run the race detector" >&2; exit 1; fi
+
+test-wasmtime: ## run the tests of engines and guests on wasmtime (needs a C compiler)
+	@if command -v $${CC:-gcc} >/dev/null 2>&1; then \
+	  CGO_ENABLED=1 $(GO) vet -tags wasmtime ./runtime/... && \
+	  CGO_ENABLED=1 $(GO) test -tags wasmtime -short ./runtime ./runtime/engine/... ./runtime/wasi ./runtime/guest ; \
+	else echo "test-wasmtime: no C compiler here; install gcc to build with wasmtime" >&2; exit 1; fi
 
 fmt: ## fail if gofmt would change anything
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
@@ -59,7 +65,7 @@ gostd: build ## run tests of Go's standard library as guests
 docs-check: build examples ## run the commands that the docs show
 	@scripts/docs-check
 
-check: fmt vet lint generate-check cross test race gostd fuzz docs-check ## everything a reviewer would ask
+check: fmt vet lint generate-check cross test test-wasmtime race gostd fuzz docs-check ## everything a reviewer would ask
 	$(MAKE) demo CI=1
 
 soak: build ## long runs: each fuzz target for ten minutes, and 200,000 invocations through ingress
