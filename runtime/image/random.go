@@ -35,9 +35,6 @@ const (
 // maxRandom bounds Random.Offsets: Go on wasm has one thread, and so one generator.
 const maxRandom = 64
 
-// maxLooks bounds how often FindGoRandom looks twice: a few times in a program, and everywhere in a memory that was made for it.
-const maxLooks = 10_000
-
 // maxWarning bounds Random.Warning, in bytes.
 const maxWarning = 1000
 
@@ -53,29 +50,17 @@ func (r *Random) check(size uint64) error {
 	return nil
 }
 
-// maxPlausible bounds how many places FindGoRandom looks at closely: a guest can make every one of a memory of 4 GiB
-// look like a state, which would take minutes. Go programs have a few.
-const maxPlausible = 10_000
-
 // FindGoRandom looks for the random state of Go's runtime in a Go guest's memory. It knows a state by doing its
 // sums: the numbers drawn ahead have to be what ChaCha8 makes of the seed beside them; and the runtime's own, which a
 // program's generators are not, by the structure around it.
 func FindGoRandom(mem []byte) Random {
 	var r Random
 	machines := map[uint64]bool{}
-	looks := 0
-	seen := 0
 	for _, e := range extentsOf(mem) {
 		// A state may begin in the extent and end after it, in zeros.
 		for p := e.offset; p < e.end() && p+chachaBytes <= uint64(len(mem)); p += 8 {
 			if !plausible(mem[p:]) {
 				continue
-			}
-			if looks++; looks > maxLooks {
-				return Random{Warning: "memory is full of what looks like Go's random state: random numbers may repeat between requests"}
-			}
-			if seen++; seen > maxPlausible {
-				return Random{Warning: "too much of the memory looks like Go's random state: random numbers may repeat between requests"}
 			}
 			m, ok := machineOf(mem, p)
 			if !ok || machines[m] || !proven(mem[p:]) {
