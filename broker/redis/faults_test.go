@@ -71,6 +71,9 @@ func TestAServerWithoutRoomRefusesWritesAndStillReadsAndDeletes(t *testing.T) {
 	if rec, err := s.Records().Get(t.Context(), "k"); err != nil || string(rec.Value) != "v" {
 		t.Errorf("get answers %+v, %v", rec, err)
 	}
+	if rec, err := mustOpen(t, server.URL(), Options{}).Records().Get(t.Context(), "k"); err != nil || string(rec.Value) != "v" {
+		t.Errorf("over a new connection, get answers %+v, %v", rec, err)
+	}
 	if st, err := s.Queue().Status(t.Context(), testJob, "dead"); err != nil || st.State != broker.StateWaiting {
 		t.Errorf("status answers %+v, %v", st, err)
 	}
@@ -112,7 +115,7 @@ func TestAServerThatBecomesAReplicaRefusesWrites(t *testing.T) {
 func TestRightsThatAreTakenAwayAreMissedInOneLine(t *testing.T) {
 	t.Parallel()
 	server := redistest.StartTCP(t)
-	server.Must(append([]string{"ACL", "SETUSER", "ripstop"}, leastRights("ripstop")...)...)
+	user(server, "ripstop")
 	s := mustOpen(t, fmt.Sprintf("redis://ripstop:secret@%s", server.Addr()), Options{})
 	put(t, s, "k", "v")
 	server.Must("ACL", "SETUSER", "ripstop", "-hset", "-set")

@@ -36,7 +36,7 @@ type Options struct {
 	Incarnation string // the store that must be met; empty: any, and a new one is made if there is none
 
 	Replicas     int           // how many replicas must have a change before it is acknowledged (WAIT); 0: none
-	ReplicaWait  time.Duration // for how long to wait for them; 0 means one second
+	ReplicaWait  time.Duration // for how long to wait for them, less than Timeout; 0 means one second, or half of Timeout if that is less
 	Timeout      time.Duration // for an answer of the server; 0 means five seconds
 	Connections  int           // at once to each server, besides one for watching; 0 means 8
 	History      int           // commits that a watcher may be behind; 0 means 4096
@@ -53,8 +53,8 @@ type Options struct {
 // filled checks the options and puts defaults in place of zero values.
 func (o Options) filled() (Options, error) {
 	o.Prefix = cmp.Or(o.Prefix, "ripstop")
-	o.ReplicaWait = cmp.Or(o.ReplicaWait, time.Second)
 	o.Timeout = cmp.Or(o.Timeout, 5*time.Second)
+	o.ReplicaWait = cmp.Or(o.ReplicaWait, min(time.Second, o.Timeout/2))
 	o.Connections = cmp.Or(o.Connections, 8)
 	o.History = cmp.Or(o.History, 4096)
 	o.HistoryBytes = cmp.Or(o.HistoryBytes, 16<<20)
@@ -70,7 +70,7 @@ func (o Options) filled() (Options, error) {
 	}
 	check(strings.Trim(o.Prefix, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:") == "" && len(o.Prefix) <= 64, "prefix %.80q: up to 64 letters, digits, '-', '_', '.' and ':'", o.Prefix)
 	check(o.Replicas >= 0, "%d replicas", o.Replicas)
-	check(o.ReplicaWait >= time.Millisecond, "a wait of %s for replicas (at least 1 ms)", o.ReplicaWait)
+	check(o.ReplicaWait >= time.Millisecond && o.ReplicaWait < o.Timeout, "a wait of %s for replicas (1 ms to less than the timeout of %s)", o.ReplicaWait, o.Timeout)
 	check(o.Timeout >= 10*time.Millisecond, "a timeout of %s (at least 10 ms)", o.Timeout)
 	check(o.Connections > 0, "%d connections", o.Connections)
 	check(o.History > 0 && o.HistoryBytes > 0, "a history of %d commits and %d bytes", o.History, o.HistoryBytes)

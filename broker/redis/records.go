@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -87,7 +88,14 @@ func (r *Records) greet(ctx context.Context, c *redis.Conn) error {
 	if about["redis_mode"] == "sentinel" { // go-redis calls it for these, too
 		return nil
 	}
-	err = r.greetAs(ctx, c, about["run_id"])
+	// Most connections are to the process that was greeted before. Asking first lets them be made when writes are refused.
+	run, err := c.HGet(ctx, r.meta, "run").Result()
+	if err == nil && run == about["run_id"] {
+		return nil
+	}
+	if err == nil || errors.Is(err, redis.Nil) {
+		err = r.greetAs(ctx, c, about["run_id"])
+	}
 	switch {
 	case err == nil, unsent(err) && r.link.cluster != nil: // a node of a Cluster that has no records
 		return nil

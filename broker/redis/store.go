@@ -266,6 +266,16 @@ var (
 	others = strings.Fields(`eval evalsha info time`)
 )
 
+// Rights are what a user has to be granted with ACL SETUSER for keys of a prefix ("ripstop" by default), besides a password: keys, the
+// channel on which those who wait for a queue are woken, and commands.
+func Rights(prefix string) []string {
+	rights := []string{"~" + prefix + ":*", "~{" + prefix + ":*", "&" + prefix + ":*"}
+	for _, name := range slices.Concat(commands, others, []string{"hello", "ping", "publish", "subscribe", "unsubscribe", "wait", "config|get"}) {
+		rights = append(rights, "+"+name)
+	}
+	return rights
+}
+
 // checkAccess asks whether the user may use the commands and the keys.
 func (l *link) checkAccess(ctx context.Context, c *redis.Client, where string) error {
 	args := []any{"EVAL", accessScript, 0, l.keys.records().key("meta")}

@@ -1,6 +1,6 @@
-#!lua
+#!lua flags=allow-oom
 -- Notes that a server was started, or has become the master: the history gets a new mark, so that revisions which were lost
--- are not mistaken for those that come.
+-- are not mistaken for those that come. It may run when memory is short: what it writes does not grow.
 -- KEYS: 1 identity, 2 meta of the records
 -- ARGV: 1 identity, 2 time, 3 run id of the server, 4 random mark
 -- Returns {'ok', number, mark}.
