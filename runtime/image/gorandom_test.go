@@ -75,6 +75,19 @@ func TestARenewedStateDrawsFromTheFreshSeed(t *testing.T) {
 	}
 }
 
+func TestAMemoryMadeToLookRandomIsNotSearchedToItsEnd(t *testing.T) {
+	mem := make([]byte, 32*page)
+	for i := 0; i < len(mem); i += 8 {
+		binary.LittleEndian.PutUint64(mem[i:], 32<<32|4) // 32 numbers usable, 4 drawn, block 4: wherever one looks
+	}
+	if r := FindGoRandom(mem); r.Offsets != nil || !strings.HasPrefix(r.Warning, "memory is full") {
+		t.Errorf("%+v", r)
+	}
+	if r := FindGoRandom(mem[:page]); strings.HasPrefix(r.Warning, "memory is full") {
+		t.Errorf("a little of it: %+v", r)
+	}
+}
+
 func FuzzFindGoRandom(f *testing.F) {
 	mem, _ := goMemory(7)
 	f.Add(mem[:2*block])

@@ -35,6 +35,9 @@ const (
 // maxRandom bounds Random.Offsets: Go on wasm has one thread, and so one generator.
 const maxRandom = 64
 
+// maxLooks bounds how often FindGoRandom looks twice: a few times in a program, and everywhere in a memory that was made for it.
+const maxLooks = 10_000
+
 // maxWarning bounds Random.Warning, in bytes.
 const maxWarning = 1000
 
@@ -56,11 +59,15 @@ func (r *Random) check(size uint64) error {
 func FindGoRandom(mem []byte) Random {
 	var r Random
 	machines := map[uint64]bool{}
+	looks := 0
 	for _, e := range extentsOf(mem) {
 		// A state may begin in the extent and end after it, in zeros.
 		for p := e.offset; p < e.end() && p+chachaBytes <= uint64(len(mem)); p += 8 {
 			if !plausible(mem[p:]) {
 				continue
+			}
+			if looks++; looks > maxLooks {
+				return Random{Warning: "memory is full of what looks like Go's random state: random numbers may repeat between requests"}
 			}
 			m, ok := machineOf(mem, p)
 			if !ok || machines[m] || !proven(mem[p:]) {
