@@ -26,6 +26,8 @@ type memory struct {
 	mu    sync.Mutex
 	audit []control.AuditEntry
 	items map[string]broker.Item
+
+	secrets map[string]string // others are told by their names
 }
 
 func (m *memory) WatchAssignments(context.Context, uint64) <-chan control.Change { return nil }
@@ -33,6 +35,9 @@ func (m *memory) Module(context.Context, string) (io.ReadCloser, int64, error) {
 	return nil, 0, broker.ErrNotFound
 }
 func (m *memory) Secret(_ context.Context, job, name string) ([]byte, error) {
+	if v, ok := m.secrets[name]; ok {
+		return []byte(v), nil
+	}
 	return []byte("secret of " + job + " " + name), nil
 }
 func (m *memory) Audit(_ context.Context, e control.AuditEntry) error {
@@ -76,7 +81,7 @@ func linked(t *testing.T, capabilities policy.Capabilities) (*worker, *memory, h
 	if err := s.allow(wire.Assignment{Job: "j", Version: 2, Manifest: b}); err != nil {
 		t.Fatal(err)
 	}
-	w := &worker{super: s, store: m, process: &process{kill: func() {}}, orders: make(chan wire.Order, 4), first: make(chan struct{}), running: map[string]wire.Report{}}
+	w := &worker{super: s, store: &discreet{Store: m}, process: &process{kill: func() {}}, orders: make(chan wire.Order, 4), first: make(chan struct{}), running: map[string]wire.Report{}}
 	return w, m, w.handler()
 }
 
@@ -235,7 +240,7 @@ func FuzzReport(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &worker{super: s, store: &memory{}, process: &process{kill: func() {}}, orders: make(chan wire.Order, 4), first: make(chan struct{}), running: map[string]wire.Report{}}
+		w := &worker{super: s, store: &discreet{Store: &memory{}}, process: &process{kill: func() {}}, orders: make(chan wire.Order, 4), first: make(chan struct{}), running: map[string]wire.Report{}}
 		w.takeReports(httptest.NewRecorder(), httptest.NewRequest("POST", "/reports", bytes.NewReader(b)))
 	})
 }

@@ -29,7 +29,7 @@ const (
 // worker is one worker process, and our end of its link.
 type worker struct {
 	super   *Supervisor
-	store   Store
+	store   *discreet
 	process *process
 	orders  chan wire.Order
 	first   chan struct{} // closed when it asked for orders
@@ -50,7 +50,7 @@ func (s *Supervisor) runOne(ctx context.Context) error {
 	defer cancel()
 	s.mu.Lock()
 	store := s.store
-	w := &worker{super: s, store: store, process: p, orders: make(chan wire.Order, maxOrders), first: make(chan struct{}), running: map[string]wire.Report{}}
+	w := &worker{super: s, store: &discreet{Store: store}, process: p, orders: make(chan wire.Order, maxOrders), first: make(chan struct{}), running: map[string]wire.Report{}}
 	s.worker = w
 	s.applied = 0
 	s.notifyLocked()
@@ -265,7 +265,7 @@ func (w *worker) report(ctx context.Context, r wire.Report) {
 		}
 		s.mu.Unlock()
 	case wire.ReportLog:
-		r.Text, r.Stream, r.Level, r.Invocation = cut(r.Text, maxText), oneOf(r.Stream, "log", "stdout", "stderr", "system"), oneOf(r.Level, "info", "debug", "warn", "error"), cut(r.Invocation, 64)
+		r.Text, r.Stream, r.Level, r.Invocation = cut(w.store.redact(r.Job, r.Text), maxText), oneOf(r.Stream, "log", "stdout", "stderr", "system"), oneOf(r.Level, "info", "debug", "warn", "error"), cut(r.Invocation, 64)
 		if r.Job == "" && r.Stream == "system" {
 			s.opts.Log.Warn(r.Text)
 		} else if s.known(r.Job) {
@@ -273,7 +273,7 @@ func (w *worker) report(ctx context.Context, r wire.Report) {
 		}
 	case wire.ReportTrace:
 		if s.known(r.Job) {
-			r.Invocation = cut(r.Invocation, 64)
+			r.Invocation, r.Trace = cut(r.Invocation, 64), w.store.record(r.Job, r.Trace)
 			s.hub.Trace(r)
 		}
 	case wire.ReportAudit:
@@ -284,7 +284,7 @@ func (w *worker) report(ctx context.Context, r wire.Report) {
 		if r.Level == "info" { // nothing was refused: the rule only observes
 			kind = control.AuditObserved
 		}
-		e := control.AuditEntry{Kind: kind, Job: r.Job, Version: r.Version, Invocation: cut(r.Invocation, 64), Detail: cut(r.Text, 2048)}
+		e := control.AuditEntry{Kind: kind, Job: r.Job, Version: r.Version, Invocation: cut(r.Invocation, 64), Detail: cut(w.store.redact(r.Job, r.Text), 2048)}
 		if err := w.store.Audit(ctx, e); err != nil && ctx.Err() == nil {
 			s.opts.Log.Error("write audit entry", "job", r.Job, "error", err)
 		}
