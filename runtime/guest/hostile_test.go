@@ -10,6 +10,7 @@ import (
 	"github.com/ripstop-vm/ripstop/internal/wasmtest"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/image"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
 )
 
@@ -217,5 +218,45 @@ func TestHeadRequestsHaveALengthAndNoBody(t *testing.T) {
 	defer resp.Body.Close()
 	if resp, err := http.Head(s.URL + "/big?n=200000"); err != nil || resp.StatusCode != 200 || resp.Header.Get("Content-Type") == "" {
 		t.Errorf("%v %v", resp, err)
+	}
+}
+
+func TestAJobThatHoldsAllMappingsKeepsNoOtherFromStarting(t *testing.T) {
+	r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), Meter: true, Memory: image.SpaceOptions{Mappings: 6}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	ok := "\xc8\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00hi" // 200, no fields, "hi"
+	job := func() *Program {
+		m, err := r.Compile(t.Context(), handmade{buffer: at(1024, 8192), answer: at(64, uint32(len(ok))), data: []wasmtest.Data{{Offset: 64, Bytes: []byte(ok)}}}.module().Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := New(Options{Module: m, Services: newWorld(), Images: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = p.Close() })
+		return p
+	}
+	greedy, other := job(), job()
+	asImages := 0
+	for range 5 {
+		if s := sandbox(t, greedy); s.Return() == nil {
+			asImages++
+		}
+	}
+	if asImages == 0 || asImages == 5 {
+		t.Fatalf("%d of 5 sandboxes began as the image", asImages)
+	}
+	for range 2 {
+		s := sandbox(t, other)
+		if body, err := get(t, s, "/"); err != nil || body != "hi" {
+			t.Errorf("%q, %v", body, err)
+		}
+		if err := s.Return(); !errors.Is(err, ErrNoImage) {
+			t.Errorf("returned: %v", err)
+		}
 	}
 }

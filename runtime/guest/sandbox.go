@@ -10,6 +10,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/image"
 	"github.com/ripstop-vm/ripstop/runtime/virtual"
 	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
@@ -63,6 +64,11 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 		opts.Image = s.base.image
 	}
 	s.vm, err = p.opts.Module.NewSandbox(ctx, opts)
+	if errors.Is(err, image.ErrMappings) {
+		// Sandboxes of other jobs may hold them all. One that starts from the module needs next to none.
+		s.base, opts.Image = nil, nil
+		s.vm, err = p.opts.Module.NewSandbox(ctx, opts)
+	}
 	if err != nil {
 		return nil, errors.Join(err, sys.Close())
 	}
