@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -63,6 +64,10 @@ var (
 func checkQuery(known []string) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
+			// What does not parse would be left out without a word, too.
+			if _, err := url.ParseQuery(c.Request().URL.RawQuery); err != nil {
+				return newProblem(http.StatusBadRequest, "bad-query", "Bad query", "the query cannot be read: %s", shorten(err.Error()))
+			}
 			for _, name := range slices.Sorted(maps.Keys(c.QueryParams())) {
 				if slices.Contains(known, name) {
 					continue

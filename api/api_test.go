@@ -243,6 +243,7 @@ func TestRequestsAreHeldAgainstTokenScopeAndHost(t *testing.T) {
 		"a tail that is too long":          {"GET", "/v1/jobs/hello/logs?tail=10001", "", "", 400, "bad-parameter"},
 		"an audit limit out of its range":  {"GET", "/v1/audit?limit=0", "", "", 400, "bad-parameter"},
 		"a parameter that is misspelled":   {"GET", "/v1/jobs/hello/logs?folow=true", "", "", 400, "unknown-parameter"},
+		"a query that cannot be read":      {"GET", "/v1/jobs/hello/logs?follow=true;x", "", "", 400, "bad-query"},
 		"a parameter where there are none": {"GET", "/v1/jobs?limit=1", "", "", 400, "unknown-parameter"},
 		"a secret without a value":         {"PUT", "/v1/jobs/hello/secrets/key", "", "", 400, "empty-secret"},
 		"a token that is not there":        {"DELETE", "/v1/tokens/nobody", "", "", 404, "token-unknown"},
