@@ -2,4 +2,9 @@
 
 package runtime_test
 
-const hasWasmtime = false
+import "github.com/ripstop-vm/ripstop/runtime"
+
+const (
+	hasWasmtime = false
+	testEngine  = runtime.Wazero
+)

@@ -9,6 +9,14 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime"
 )
 
+// onTestEngine has guests that are compiled run on the engine under test.
+func onTestEngine(opts runtime.Options) runtime.Options {
+	if !opts.Interpret {
+		opts.Engine = testEngine
+	}
+	return opts
+}
+
 func TestEnginesAreNamed(t *testing.T) {
 	wasm := (&wasmtest.Module{Funcs: []wasmtest.Func{{Export: "f", Type: wasmtest.Type{Results: []byte{i32}}, Body: wasmtest.I32Const(42)}}}).Bytes()
 	for _, opts := range []runtime.Options{{}, {Engine: runtime.Wazero}, {Engine: runtime.Wasmtime}, {Engine: runtime.Wasmtime, Meter: true}} {

@@ -2,4 +2,9 @@
 
 package runtime_test
 
-const hasWasmtime = true
+import "github.com/ripstop-vm/ripstop/runtime"
+
+const (
+	hasWasmtime = true
+	testEngine  = runtime.Wasmtime
+)

@@ -124,7 +124,7 @@ func call(table *hostcall.Table, name string, params ...uint64) []byte {
 // panic, does not wait past the deadline, and does not grow.
 func FuzzHostCalls(f *testing.F) {
 	ctx := context.Background()
-	rt, err := runtime.Open(ctx, runtime.Options{Libraries: guest.Libraries()})
+	rt, err := runtime.Open(ctx, onTestEngine(runtime.Options{Libraries: guest.Libraries()}))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 func metered(t *testing.T, libraries []*hostcall.Library, f func(t *testing.T, rt *runtime.Runtime)) {
 	for name, interpret := range map[string]bool{"compiled": false, "interpreted": true} {
 		t.Run(name, func(t *testing.T) {
-			rt, err := runtime.Open(context.Background(), runtime.Options{Libraries: libraries, Interpret: interpret, Meter: true})
+			rt, err := runtime.Open(context.Background(), onTestEngine(runtime.Options{Libraries: libraries, Interpret: interpret, Meter: true}))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -48,7 +48,7 @@ func build(m wasmtest.Module) []byte {
 
 func open(t *testing.T, opts runtime.Options) *runtime.Runtime {
 	t.Helper()
-	rt, err := runtime.Open(context.Background(), opts)
+	rt, err := runtime.Open(context.Background(), onTestEngine(opts))
 	if err != nil {
 		t.Fatal(err)
 	}

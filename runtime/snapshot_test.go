@@ -109,7 +109,7 @@ func TestTheNextInvocationSeesTheImage(t *testing.T) {
 		for name, opts := range map[string]runtime.Options{"compiled": {}, "interpreted": {Interpret: true}, "metered": {Meter: true}} {
 			t.Run(fmt.Sprintf("%s/%s", method, name), func(t *testing.T) {
 				opts.Libraries, opts.Memory = []*hostcall.Library{guestLibrary()}, image.SpaceOptions{Method: method}
-				rt, err := runtime.Open(context.Background(), opts)
+				rt, err := runtime.Open(context.Background(), onTestEngine(opts))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -381,7 +381,7 @@ func goGuest(t testing.TB, opts runtime.Options) (m *runtime.Module, begin func(
 	if cache, err := os.UserCacheDir(); err == nil {
 		opts.CacheDir = filepath.Join(cache, "ripstop-runtime-test")
 	}
-	rt, err := runtime.Open(context.Background(), opts)
+	rt, err := runtime.Open(context.Background(), onTestEngine(opts))
 	if err != nil {
 		t.Fatal(err)
 	}
