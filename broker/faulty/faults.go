@@ -12,10 +12,9 @@ var ErrInjected = errors.New("injected fault")
 
 // Options configures Faults. The zero value never fails.
 type Options struct {
-	Seed  uint64  // print it with whatever fails
-	Rate  float64 // of calls that fail, 0 to 1
-	Max   int     // failures after which there are no more; 0 means no bound
-	After func()  // runs when a failure has been decided on, with nothing locked; nil does nothing. Simulations count with it
+	Seed uint64  // print it with whatever fails
+	Rate float64 // of calls that fail, 0 to 1
+	Max  int     // failures after which there are no more; 0 means no bound
 }
 
 // Faults decides which calls fail. It is safe for concurrent use, and shared by all that wraps one broker.
@@ -59,9 +58,6 @@ func (f *Faults) draw(what string) (before, after error) {
 	f.mu.Unlock()
 	if !fails {
 		return nil, nil
-	}
-	if f.opts.After != nil {
-		f.opts.After()
 	}
 	if first {
 		return fmt.Errorf("%s: %w %d of seed %d, before it took effect", what, ErrInjected, n, f.opts.Seed), nil

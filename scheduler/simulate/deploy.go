@@ -3,6 +3,8 @@ package simulate
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,9 +82,9 @@ func (w *world) newSweeper() {
 		if err != nil {
 			w.check.fail("list: %v", err)
 		}
-		for d, key := range named {
+		for _, d := range slices.Sorted(maps.Keys(named)) {
 			if _, err := w.plain.Blobs.Stat(background, d); errors.Is(err, broker.ErrNotFound) {
-				w.check.fail("%s names a blob that is gone", key)
+				w.check.fail("%s names a blob that is gone", named[d])
 			}
 		}
 		w.After(5*time.Second, look)

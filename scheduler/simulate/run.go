@@ -63,7 +63,7 @@ type world struct {
 }
 
 // limit is how long a simulation may take, far longer than any does that makes progress.
-const limit = time.Hour
+const limit = 45 * time.Minute
 
 // Run simulates until all invocations have ended, and answers what went wrong. It is single-threaded and depends on nothing
 // but opts.

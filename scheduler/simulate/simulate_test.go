@@ -44,6 +44,10 @@ func TestASeedGivesTheSameTraceAgain(t *testing.T) {
 		}
 		t.Fatal("the traces differ")
 	}
+	bad := Options{Seed: 1, Bugs: []model.Bug{model.BlobSweptEarly}}
+	if one, again := Run(bad), Run(bad); one.Digest != again.Digest || !slices.Equal(one.Violations, again.Violations) {
+		t.Errorf("what was found is %q, and then %q", one.Violations, again.Violations)
+	}
 	if one.Digest == other.Digest {
 		t.Error("two seeds give one trace")
 	}
