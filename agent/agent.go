@@ -52,14 +52,15 @@ type Recorder interface {
 // Options configures an Agent. Link is required.
 type Options struct {
 	Link     *Link
-	CacheDir string            // compiled code, kept between runs; empty for nowhere
+	CodeDir  string            // where the control process puts compiled code, and this one only reads
+	Program  string            // digest of this program's file: code is loaded only if the control process is of it, too
 	Volumes  map[string]string // what file grants' sources stand for: name → directory
 	ReadOnly []string          // names of volumes in which nothing may be changed
 	// Routes is told of every change of what is to be served: the routes of all jobs.
 	Routes     func(map[string][]manifest.Route)
 	Recorder   Recorder      // nil: nobody takes note
 	Tracer     trace.Tracer  // nil: invocations are no spans
-	Compiles   int           // modules compiled at once; 0 means 2
+	Compiles   int           // modules read at once; 0 means 2
 	Pool       int           // sandboxes made ahead for one job; 0 means 4
 	Ahead      int           // sandboxes made ahead for all jobs; 0 means 128
 	AheadBytes int64         // and their memory; none is added past it; 0 means 1 GiB
@@ -142,7 +143,7 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	if opts.Idle <= 0 {
 		opts.Idle = time.Minute
 	}
-	rt, err := runtime.Open(ctx, runtime.Options{Libraries: guest.Libraries(), CacheDir: opts.CacheDir, Meter: true})
+	rt, err := runtime.Open(ctx, RuntimeOptions(opts.CodeDir))
 	if err != nil {
 		return nil, fmt.Errorf("open agent: %w", err)
 	}
@@ -159,6 +160,11 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	a.life, a.end = context.WithCancel(context.WithoutCancel(ctx))
 	opts.Recorder.HostCalls(a.hostCalls)
 	return a, nil
+}
+
+// RuntimeOptions is what guests run with, and so what their modules are compiled with: the code lies in dir.
+func RuntimeOptions(dir string) runtime.Options {
+	return runtime.Options{Libraries: guest.Libraries(), CacheDir: dir, Meter: true}
 }
 
 // hostCalls tells how many host calls the jobs that are served have made.
@@ -609,7 +615,7 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 	return t, nil
 }
 
-// load compiles a module, or waits for whoever does, and makes the caller one of its users.
+// load loads a module, or waits for whoever does, and makes the caller one of its users.
 func (a *Agent) load(ctx context.Context, digest string) (*loadedModule, *runtime.Module, error) {
 	a.mu.Lock()
 	m := a.modules[digest]
@@ -621,7 +627,7 @@ func (a *Agent) load(ctx context.Context, digest string) (*loadedModule, *runtim
 	m.users++
 	a.mu.Unlock()
 	if first {
-		code, err := a.compile(ctx, digest)
+		code, err := a.read(ctx, digest)
 		if err == nil {
 			m.code = code
 		}
@@ -642,20 +648,33 @@ func (a *Agent) load(ctx context.Context, digest string) (*loadedModule, *runtim
 	return m, m.code.(*runtime.Module), nil
 }
 
-func (a *Agent) compile(ctx context.Context, digest string) (*runtime.Module, error) {
+// read reads a module and its code, which the control process has compiled.
+func (a *Agent) read(ctx context.Context, digest string) (*runtime.Module, error) {
 	select {
 	case a.compiles <- struct{}{}:
 		defer func() { <-a.compiles }()
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	b, err := a.opts.Link.Module(ctx, digest)
-	if err != nil {
-		return nil, err
-	}
-	code, err := a.runtime.Compile(ctx, b)
-	if err != nil {
-		return nil, err
+	var b []byte
+	var code *runtime.Module
+	for attempt := 1; code == nil; attempt++ {
+		where, err := a.opts.Link.Code(ctx, digest, a.opts.Program)
+		if err != nil {
+			return nil, err
+		}
+		if b == nil {
+			if b, err = a.opts.Link.Module(ctx, digest); err != nil {
+				return nil, err
+			}
+		}
+		// It was there a moment ago. If it is not any more, asking again has it compiled again; here nothing is compiled.
+		if code, err = a.runtime.Load(ctx, b, where); err != nil {
+			if !errors.Is(err, runtime.ErrNoCode) || attempt == 3 {
+				return nil, err
+			}
+			a.opts.Log.Warn("the code of a module cannot be loaded; asking for it again", "module", digest, "error", err)
+		}
 	}
 	if got := code.Digest().String(); got != digest {
 		_ = code.Close() // it is refused anyway

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/runtime"
 )
 
 // maxStreams is how many requests are under way on a Link at once; more wait. The other end allows a few more.
@@ -101,6 +102,40 @@ func (l *Link) Module(ctx context.Context, digest string) ([]byte, error) {
 		return nil, fmt.Errorf("read module %.12s: %w", digest, err)
 	}
 	return b, nil
+}
+
+// Code asks where the compiled code of a module lies, and waits while it is compiled. program is the digest of this program's file.
+// Refusals of the module are *wire.Problem.
+func (l *Link) Code(ctx context.Context, digest, program string) (runtime.Code, error) {
+	r, err := request(ctx, http.MethodGet, wire.PathCode+digest, nil)
+	if err != nil {
+		return runtime.Code{}, err
+	}
+	r.Header.Set(wire.HeaderProgram, program)
+	resp, err := l.Do(r)
+	if err != nil {
+		return runtime.Code{}, fmt.Errorf("ask for the code of module %.12s: %w", digest, err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return runtime.Code{}, fmt.Errorf("ask for the code of module %.12s: %w", digest, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		p := &wire.Problem{}
+		if json.Unmarshal(b, p) != nil || p.Code == "" {
+			return runtime.Code{}, fmt.Errorf("ask for the code of module %.12s: %s", digest, resp.Status)
+		}
+		return runtime.Code{}, p
+	}
+	var c wire.Code
+	code := runtime.Code{}
+	if err := json.Unmarshal(b, &c); err != nil || len(c.SHA256) != len(code.SHA256) {
+		return runtime.Code{}, fmt.Errorf("ask for the code of module %.12s: the answer is none: %w", digest, err)
+	}
+	code.Path = c.Path
+	copy(code.SHA256[:], c.SHA256)
+	return code, nil
 }
 
 // Orders calls each with every order, one at a time, until the link breaks or ctx ends.

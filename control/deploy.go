@@ -116,7 +116,7 @@ func (s *Store) check(ctx context.Context, blob broker.Blob) (kind string, err e
 		return "", err
 	}
 	defer r.Close()
-	return s.runner.Check(ctx, r, blob.Size)
+	return s.runner.Check(ctx, string(blob.Digest), r, blob.Size)
 }
 
 // Deploy makes a new version of a job current, and the job if there is none. A nil module keeps the current one, a nil m

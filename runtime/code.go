@@ -19,13 +19,13 @@ type Code = engine.Code
 var ErrNoCode = engine.ErrNoCode
 
 // Load is Compile for a module whose code was compiled before, by the same program with the same options on this host, and now
-// lies in Options.CacheDir. It compiles nothing: it fails with ErrNoCode if code is not there, unchanged.
+// lies in Options.CacheDir. It compiles nothing, and validates only what the engine reads: the bytes were validated then. It fails with ErrNoCode if code is not there, unchanged.
 func (r *Runtime) Load(ctx context.Context, wasm []byte, code Code) (*Module, error) {
 	l, ok := r.engine.(engine.Loader)
 	if !ok {
 		return nil, fmt.Errorf("%w: the engine cannot load code", ErrNoCode)
 	}
-	return r.build(ctx, wasm, func(ctx context.Context, wasm []byte) (engine.Module, error) { return l.Load(ctx, wasm, code) })
+	return r.build(ctx, wasm, func(ctx context.Context, wasm []byte) (engine.Module, error) { return l.Load(ctx, wasm, code) }, false)
 }
 
 // CodeIn finds the code in a directory that was empty before one module was compiled into it. It fails if there is anything but

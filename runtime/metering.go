@@ -12,15 +12,17 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/translate"
 )
 
-// compileMetered validates the original, translates it, and compiles the result, which validates that. Translation may make valid
-// what was not: a guest could then reach what was added.
-func (r *Runtime) compileMetered(ctx context.Context, wasm []byte, info *module.Module, compile func(context.Context, []byte) (engine.Module, error)) (*Module, error) {
-	original, err := r.valid.Compile(ctx, wasm)
-	if err != nil {
-		return nil, refusedBy(err)
-	}
-	if err := original.Close(); err != nil {
-		return nil, err
+// compileMetered validates the original, if asked to, translates it, and compiles the result, which validates that. Translation
+// may make valid what was not: a guest could then reach what was added.
+func (r *Runtime) compileMetered(ctx context.Context, wasm []byte, info *module.Module, compile func(context.Context, []byte) (engine.Module, error), validate bool) (*Module, error) {
+	if validate {
+		original, err := r.valid.Compile(ctx, wasm)
+		if err != nil {
+			return nil, refusedBy(err)
+		}
+		if err := original.Close(); err != nil {
+			return nil, err
+		}
 	}
 	res, err := translate.Translate(wasm, translate.Options{Bounds: r.opts.Bounds})
 	if err != nil {

@@ -116,11 +116,12 @@ type Module struct {
 // Compile checks a binary against the bounds, audits its imports against the host functions on offer, and compiles it.
 // A refused binary is a *module.Error.
 func (r *Runtime) Compile(ctx context.Context, wasm []byte) (*Module, error) {
-	return r.build(ctx, wasm, r.engine.Compile)
+	return r.build(ctx, wasm, r.engine.Compile, true)
 }
 
-// build checks a binary and has compile do what the engine does with it.
-func (r *Runtime) build(ctx context.Context, wasm []byte, compile func(context.Context, []byte) (engine.Module, error)) (*Module, error) {
+// build checks a binary and has compile do what the engine does with it. One that is to be translated is validated before, unless it
+// is known to be valid.
+func (r *Runtime) build(ctx context.Context, wasm []byte, compile func(context.Context, []byte) (engine.Module, error), validate bool) (*Module, error) {
 	info, err := module.Parse(wasm, r.opts.Bounds)
 	if err != nil {
 		return nil, err
@@ -129,7 +130,7 @@ func (r *Runtime) build(ctx context.Context, wasm []byte, compile func(context.C
 		return nil, err
 	}
 	if r.opts.Meter {
-		return r.compileMetered(ctx, wasm, info, compile)
+		return r.compileMetered(ctx, wasm, info, compile, validate)
 	}
 	code, err := compile(ctx, wasm)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/ripstop-vm/ripstop/runtime"
 )
@@ -45,6 +46,7 @@ type Options struct {
 type Cache struct {
 	opts Options
 	key  []byte
+	mu   sync.Mutex // keeps code that is not sealed yet from being removed
 }
 
 // Entry is the code of a module.
@@ -142,30 +144,7 @@ func (c *Cache) clear() error {
 			return err
 		}
 	}
-	names, err := c.names()
-	if err != nil {
-		return err
-	}
-	used := map[string]bool{}
-	for _, name := range names {
-		s, err := c.read(name)
-		if err == nil {
-			used[s.Path] = true
-		} else if err := os.RemoveAll(c.path(sealsPart, name)); err != nil {
-			return err
-		}
-	}
-	root, err := os.OpenRoot(c.CodeDir())
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || used[path] {
-			return err
-		}
-		return root.Remove(path)
-	})
+	return c.removeUnsealed(func(name string) error { return os.RemoveAll(c.path(sealsPart, name)) })
 }
 
 func (c *Cache) path(elem ...string) string {
@@ -286,6 +265,8 @@ func (c *Cache) Seal(module, kind, dir string) (Entry, error) {
 	if err != nil {
 		return Entry{}, fmt.Errorf("seal the code of module %.12s: %w", module, err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	to := c.path(codePart, filepath.FromSlash(code.Path))
 	err = os.MkdirAll(filepath.Dir(to), 0o700)
 	if err == nil {
@@ -301,24 +282,56 @@ func (c *Cache) Seal(module, kind, dir string) (Entry, error) {
 	return Entry{Kind: kind, Code: code}, nil
 }
 
-// Remove removes the code of a module; none is no error.
-func (c *Cache) Remove(module string) error {
-	if !isDigest(module) {
+// Remove removes the code of modules; that some have none is no error. Code that other modules have, too, stays: modules that differ
+// only in what is no code share it.
+func (c *Cache) Remove(modules ...string) error {
+	if len(modules) == 0 {
 		return nil
 	}
-	s, unknown := c.read(module)
-	err := os.Remove(c.path(sealsPart, module))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil && unknown == nil {
-		err = os.Remove(c.path(codePart, filepath.FromSlash(s.Path)))
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all error
+	for _, module := range modules {
+		if !isDigest(module) {
+			continue
+		}
+		if err := os.Remove(c.path(sealsPart, module)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			all = errors.Join(all, err)
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("remove the code of module %.12s: %w", module, err)
+	if err := errors.Join(all, c.removeUnsealed(nil)); err != nil {
+		return fmt.Errorf("remove compiled code: %w", err)
 	}
 	return nil
+}
+
+// removeUnsealed removes code that no seal names. unknown, if not nil, is told of files that are no seals of this host, program and
+// engine.
+func (c *Cache) removeUnsealed(unknown func(name string) error) error {
+	names, err := c.names()
+	if err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	for _, name := range names {
+		s, err := c.read(name)
+		if err == nil {
+			used[s.Path] = true
+		} else if unknown != nil {
+			if err := unknown(name); err != nil {
+				return err
+			}
+		}
+	}
+	root, err := os.OpenRoot(c.CodeDir())
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || used[path] {
+			return err
+		}
+		return root.Remove(path)
+	})
 }

@@ -128,6 +128,40 @@ func TestWhatWasTamperedWithIsNotFound(t *testing.T) {
 	}
 }
 
+func TestCodeThatModulesShareStaysWhileOneOfThemHasIt(t *testing.T) {
+	c, a, b := newPlaces(t).open(t, "program"), digestOf("a"), digestOf("b")
+	var path string
+	for _, module := range []string{a, b} {
+		dir, end, err := c.Begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "shared"), []byte("code of both"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e, err := c.Seal(module, "task", dir)
+		if err = errors.Join(err, end()); err != nil {
+			t.Fatal(err)
+		}
+		path = filepath.Join(c.CodeDir(), e.Code.Path)
+	}
+	if err := c.Remove(a); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Find(a); !errors.Is(err, ErrMissing) {
+		t.Errorf("%v", err)
+	}
+	if _, err := c.Find(b); err != nil {
+		t.Error(err)
+	}
+	if err := c.Remove(b, b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+}
+
 func edit(path, from, to string) error {
 	b, err := os.ReadFile(path)
 	if err != nil {

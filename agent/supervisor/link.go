@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/ripstop-vm/ripstop/agent/codecache"
 	"github.com/ripstop-vm/ripstop/broker"
 	"github.com/ripstop-vm/ripstop/control"
 	"github.com/ripstop-vm/ripstop/internal/wire"
@@ -33,6 +34,7 @@ func (w *worker) handler() http.Handler {
 	mux.HandleFunc("GET "+wire.PathOrders, w.serveOrders)
 	mux.HandleFunc("POST "+wire.PathReports, w.takeReports)
 	mux.HandleFunc("GET "+wire.PathModule+"{digest}", w.serveModule)
+	mux.HandleFunc("GET "+wire.PathCode+"{digest}", w.serveCode)
 	mux.HandleFunc("POST "+wire.PathFetch, w.forGuest(w.fetch))
 	mux.HandleFunc("GET "+wire.PathSecrets, w.forGuest(w.secret))
 	mux.HandleFunc("GET "+wire.PathKV+"{bucket}", w.forGuest(inBucket(w.kvRead)))
@@ -62,7 +64,7 @@ func (w *worker) serveModule(rw http.ResponseWriter, r *http.Request) {
 	m, size, err := w.store.Module(r.Context(), r.PathValue("digest"))
 	if err != nil {
 		status := http.StatusInternalServerError
-		if errors.Is(err, control.ErrNotFound) || errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrInvalid) {
+		if gone(err) {
 			status = http.StatusNotFound
 		}
 		http.Error(rw, err.Error(), status)
@@ -73,6 +75,34 @@ func (w *worker) serveModule(rw http.ResponseWriter, r *http.Request) {
 	if _, err := io.Copy(rw, m); err != nil {
 		panic(http.ErrAbortHandler) // the worker sees that it does not have it all
 	}
+}
+
+// gone reports whether err says that the store has no such module.
+func gone(err error) bool {
+	return errors.Is(err, control.ErrNotFound) || errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrInvalid)
+}
+
+// serveCode says where the compiled code of a module lies, once it does. Only what the store has is compiled.
+func (w *worker) serveCode(rw http.ResponseWriter, r *http.Request) {
+	digest := r.PathValue("digest")
+	var e codecache.Entry
+	err := errReplaced
+	if r.Header.Get(wire.HeaderProgram) == w.super.opts.ProgramDigest {
+		e, err = w.super.code(r.Context(), digest, func(ctx context.Context) (io.ReadCloser, int64, error) { return w.store.Module(ctx, digest) })
+	}
+	if err == nil {
+		_ = json.NewEncoder(rw).Encode(wire.Code{Path: e.Code.Path, SHA256: e.Code.SHA256[:]}) // a worker that is gone needs it no more
+		return
+	}
+	var p *wire.Problem
+	if !errors.As(err, &p) {
+		p = &wire.Problem{Code: "compile-failed", Status: http.StatusInternalServerError, Title: "The module could not be compiled", Detail: err.Error()}
+		if gone(err) {
+			p.Status = http.StatusNotFound
+		}
+	}
+	rw.WriteHeader(p.Status)
+	_ = json.NewEncoder(rw).Encode(p) // a worker that is gone needs it no more
 }
 
 // forGuest finds the grant of the version that a request is made for.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/ripstop-vm/ripstop/agent/codecache"
 	"github.com/ripstop-vm/ripstop/broker"
 	"github.com/ripstop-vm/ripstop/control"
 	"github.com/ripstop-vm/ripstop/internal/clock"
@@ -48,26 +49,31 @@ type Options struct {
 	Ingress *os.File     // the listener for ingress, handed to each worker
 	Metrics func([]byte) // takes what a worker measured; may be nil
 	Spans   func([]byte) // takes the spans of a worker; may be nil
-	Clock   clock.Clock  // nil means the system clock
-	Log     *slog.Logger // nil means slog.Default()
+	// Code is where compiled code is kept; nil means that nothing can be deployed or started.
+	Code          *codecache.Cache
+	ProgramDigest string        // of this program's file (SHA-256): compilers and workers have to be of it
+	CompileTime   time.Duration // of the processor, that a module may take to compile, in whole seconds; 0 means one minute
+	Clock         clock.Clock   // nil means the system clock
+	Log           *slog.Logger  // nil means slog.Default()
 }
 
 // Supervisor keeps one worker running. Its methods are safe for concurrent use.
 type Supervisor struct {
-	opts   Options
-	hub    *Hub
-	checks chan struct{}
-	stop   chan struct{} // closed by Drain
+	opts      Options
+	hub       *Hub
+	compilers chan struct{}
+	stop      chan struct{} // closed by Drain
 
-	mu       sync.Mutex
-	store    Store
-	worker   *worker       // nil while none runs
-	changed  chan struct{} // closed, and made anew, when worker, its state or applied changes
-	applied  uint64        // revision that the running worker serves
-	prepared map[string]*preparation
-	grants   map[string]*jobGrants
-	statuses map[string]status
-	draining bool
+	mu           sync.Mutex
+	store        Store
+	worker       *worker       // nil while none runs
+	changed      chan struct{} // closed, and made anew, when worker, its state or applied changes
+	applied      uint64        // revision that the running worker serves
+	prepared     map[string]*preparation
+	grants       map[string]*jobGrants
+	statuses     map[string]status
+	compilations map[string]*compilation // under way, by module
+	draining     bool
 }
 
 type preparation struct {
@@ -121,7 +127,10 @@ func New(opts Options) (*Supervisor, error) {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
-	s := &Supervisor{opts: opts, checks: make(chan struct{}, 2), stop: make(chan struct{}), changed: make(chan struct{}),
+	if opts.CompileTime <= 0 {
+		opts.CompileTime = compileTime
+	}
+	s := &Supervisor{opts: opts, compilers: make(chan struct{}, compilers), compilations: map[string]*compilation{}, stop: make(chan struct{}), changed: make(chan struct{}),
 		prepared: map[string]*preparation{}, grants: map[string]*jobGrants{}, statuses: map[string]status{}}
 	s.hub = NewHub(s.follow)
 	return s, nil
@@ -142,6 +151,11 @@ func (s *Supervisor) Run(ctx context.Context, store Store) error {
 	s.mu.Lock()
 	s.store = store
 	s.mu.Unlock()
+	var tidying sync.WaitGroup
+	defer tidying.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	tidying.Go(func() { s.tidyCode(ctx, store) })
 	pause := firstPause
 	for {
 		began := s.opts.Clock.Now()

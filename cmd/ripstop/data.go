@@ -15,6 +15,9 @@ const (
 // tokenFile is the bootstrap token's name in the data directory. Its mode is 0600.
 const tokenFile = "token"
 
+// codeKeyFile is the key's name in the data directory that compiled code is sealed with. Its mode is 0600.
+const codeKeyFile = "code.key"
+
 // dataDirHelp is the help text of --data, for every command that has it.
 const dataDirHelp = "data directory (default $RIPSTOP_DATA, else ripstop in the user's data directory)"
 

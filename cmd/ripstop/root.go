@@ -41,7 +41,7 @@ func newRoot() *cobra.Command {
 		newInspectCommand(), newDoctorCommand(),
 		newServeCommand(),
 		newWorkerCommand(),
-		newCheckCommand(),
+		newCompileCommand(),
 	)
 	for _, c := range root.Commands() {
 		markArgumentErrors(c)

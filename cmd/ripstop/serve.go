@@ -18,6 +18,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 
+	"github.com/ripstop-vm/ripstop/agent"
+	"github.com/ripstop-vm/ripstop/agent/codecache"
 	"github.com/ripstop-vm/ripstop/agent/supervisor"
 	"github.com/ripstop-vm/ripstop/agent/wall"
 	"github.com/ripstop-vm/ripstop/api"
@@ -25,6 +27,7 @@ import (
 	"github.com/ripstop-vm/ripstop/control"
 	"github.com/ripstop-vm/ripstop/internal/telemetry"
 	"github.com/ripstop-vm/ripstop/manifest"
+	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
@@ -36,6 +39,7 @@ type serveOptions struct {
 	maxUpload           string
 	logFormat, logLevel string
 	drain               time.Duration
+	compileTime         time.Duration
 	ingressURL          string
 	hosts               []string
 }
@@ -63,6 +67,7 @@ func newServeCommand() *cobra.Command {
 	f.StringArrayVar(&o.hosts, "host", nil, "a name that API clients may use for this server, besides its address (repeatable)")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.DurationVar(&o.compileTime, "compile-time", time.Minute, "processor time that a module may take to compile, in whole seconds")
 	f.DurationVar(&o.drain, "drain", 10*time.Second, "how long invocations may take to finish when the server stops")
 	return cmd
 }
@@ -112,6 +117,9 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	maxUpload, err := manifest.ParseSize(o.maxUpload)
 	if err != nil || maxUpload <= 0 {
 		return refuse(fmt.Errorf("--max-upload %q is no size, such as 64MiB", o.maxUpload))
+	}
+	if o.compileTime < time.Second || o.compileTime > time.Hour || o.compileTime%time.Second != 0 {
+		return refuse(fmt.Errorf("--compile-time %s is not between 1s and 1h in whole seconds", o.compileTime))
 	}
 	dir, err := dataDir(o.data)
 	if err != nil {
@@ -169,11 +177,19 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	if telemetry.SpansWanted() {
 		forwarder = telemetry.NewForwarder(log)
 	}
-	env, err := workerEnv(workerConfig{CacheDir: filepath.Join(dir, "cache"), Volumes: volumes, ReadOnly: readOnly, LogFormat: o.logFormat, LogLevel: o.logLevel, Spans: forwarder != nil, Drain: o.drain})
+	program, err := programDigest()
 	if err != nil {
 		return err
 	}
-	options := supervisor.Options{Env: env, Ingress: ingressFile, Log: log, Metrics: func(b []byte) {
+	code, err := openCode(ctx, dir, program)
+	if err != nil {
+		return refuse(err)
+	}
+	env, err := workerEnv(workerConfig{CodeDir: code.CodeDir(), Volumes: volumes, ReadOnly: readOnly, LogFormat: o.logFormat, LogLevel: o.logLevel, Spans: forwarder != nil, Drain: o.drain})
+	if err != nil {
+		return err
+	}
+	options := supervisor.Options{Env: env, Ingress: ingressFile, Code: code, ProgramDigest: program, CompileTime: o.compileTime, Log: log, Metrics: func(b []byte) {
 		if err := remote.Set(b); err != nil {
 			log.Warn("the worker's metrics were left out", "error", err)
 		}
@@ -190,9 +206,6 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 		return refuse(err)
 	}
 	if err := state.Bootstrap(ctx, dir); err != nil {
-		return refuse(err)
-	}
-	if err := os.MkdirAll(filepath.Join(dir, "cache"), 0o700); err != nil {
 		return refuse(err)
 	}
 	front, err := api.New(api.Options{
@@ -250,6 +263,24 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	end()
 	wg.Wait()
 	return errors.Join(err, tel.Shutdown(drain), store.Close())
+}
+
+// openCode opens the cache of compiled code in the data directory.
+func openCode(ctx context.Context, data, program string) (c *codecache.Cache, err error) {
+	dir := filepath.Join(data, "cache")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	temp, err := os.MkdirTemp(dir, "mark-") // the cache removes what does not belong to it
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
+	mark, err := runtime.Mark(ctx, agent.RuntimeOptions(""), temp)
+	if err != nil {
+		return nil, fmt.Errorf("try the engine: %w", err)
+	}
+	return codecache.Open(codecache.Options{Dir: dir, KeyFile: filepath.Join(data, codeKeyFile), Program: program, Engine: mark})
 }
 
 // statusFrom is how jobs are, as the supervisor of their worker knows it.

@@ -29,10 +29,11 @@ func TestMain(m *testing.M) {
 
 // overrun is what hostile native code in a worker tries. It reports on standard error, which the worker shares with its server.
 func overrun(c workerConfig) {
-	data := filepath.Dir(c.CacheDir)
+	data := filepath.Dir(filepath.Dir(c.CodeDir))
 	parent := strconv.Itoa(os.Getppid())
 	tried := map[string]error{
-		"cache":       os.WriteFile(filepath.Join(c.CacheDir, "mine"), nil, 0o600),
+		"seals":       list(filepath.Join(data, "cache", "seals")),
+		"code":        os.WriteFile(filepath.Join(c.CodeDir, "mine"), nil, 0o600),
 		"volume":      os.WriteFile(filepath.Join(c.Volumes["shared"], "mine"), nil, 0o600),
 		"fixed":       os.WriteFile(filepath.Join(c.Volumes["fixed"], "mine"), nil, 0o600),
 		"credentials": credentials(data),
@@ -72,12 +73,17 @@ func read(path string) error {
 	return nil
 }
 
+func list(dir string) error {
+	_, err := os.ReadDir(dir)
+	return err
+}
+
 // credentials succeeds if any file of the data directory but the cache's can be read, or the directory listed.
 func credentials(data string) error {
 	if _, err := os.ReadDir(data); err == nil {
 		return nil
 	}
-	for _, name := range []string{tokenFile, "secret.key", "records.db", "buckets.db"} {
+	for _, name := range []string{tokenFile, "secret.key", codeKeyFile, "records.db", "buckets.db"} {
 		if err := read(filepath.Join(data, name)); err == nil || errors.Is(err, fs.ErrNotExist) {
 			return nil // one that is not there would make this test pass for nothing
 		}
@@ -111,7 +117,7 @@ func TestAWorkerThatWasTakenOverReachesNothingButItsGrant(t *testing.T) {
 			if strings.Contains(err, secret) || strings.Contains(err, s.token) {
 				t.Errorf("the worker's environment has a secret: %s", err)
 			}
-		case "cache", "volume":
+		case "volume":
 			if err != "" {
 				t.Errorf("%s: %s", name, err)
 			}

@@ -24,7 +24,7 @@ import (
 
 // workerConfig is what `ripstop serve` tells its worker, as JSON in workerVariable. No credential is in it.
 type workerConfig struct {
-	CacheDir  string            `json:"cacheDir,omitempty"`
+	CodeDir   string            `json:"codeDir,omitempty"` // may be read
 	Volumes   map[string]string `json:"volumes,omitempty"`
 	ReadOnly  []string          `json:"readOnly,omitempty"` // names of volumes in which nothing may be changed
 	LogFormat string            `json:"logFormat,omitempty"`
@@ -86,9 +86,13 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	program, err := programDigest()
+	if err != nil {
+		return err
+	}
 	var handler *gateway.Handler
 	a, err := agent.Open(ctx, agent.Options{
-		Link: link, CacheDir: c.CacheDir, Volumes: c.Volumes, ReadOnly: c.ReadOnly, Log: log, Recorder: tel.Tasks(), Tracer: tel.Tracer(),
+		Link: link, CodeDir: c.CodeDir, Program: program, Volumes: c.Volumes, ReadOnly: c.ReadOnly, Log: log, Recorder: tel.Tasks(), Tracer: tel.Tracer(),
 		Routes: func(jobs map[string][]manifest.Route) { handler.SetRoutes(routesOf(jobs, log)) },
 	})
 	if err != nil {
@@ -146,7 +150,7 @@ func runWorker(ctx context.Context, c workerConfig) error {
 // taken is run once the wall stands. Only tests set it: it stands for a worker that a guest has taken over.
 var taken func(workerConfig)
 
-// confine puts the operating system's wall around this process: from here on it reaches its cache, the volumes that the operator
+// confine puts the operating system's wall around this process: from here on it reads compiled code, reaches the volumes that the operator
 // offers, and what it holds open. All that it needs besides is open by now.
 func confine(log *slog.Logger, c workerConfig) {
 	opts := wall.Options{Write: coverageDirs()}
@@ -157,8 +161,8 @@ func confine(log *slog.Logger, c workerConfig) {
 			opts.Write = append(opts.Write, dir)
 		}
 	}
-	if c.CacheDir != "" {
-		opts.Write = append(opts.Write, c.CacheDir)
+	if c.CodeDir != "" {
+		opts.Read = append(opts.Read, c.CodeDir)
 	}
 	wall.Log(log, wall.Enter(opts))
 	if taken != nil {

@@ -91,6 +91,7 @@ const (
 	PathOrders  = "/orders"
 	PathReports = "/reports"
 	PathModule  = "/modules/"        // + digest: GET gives the bytes
+	PathCode    = "/code/"           // + digest: GET gives the Code, once it is there; it may be compiled first. HeaderProgram
 	PathFetch   = "/fetch"           // POST: the request to make, in wire form: HeaderMethod and HeaderURL, other headers after PrefixFetch, body as it is
 	PathKV      = "/kv/"             // + bucket: GET ?key=, GET ?prefix=&after=&limit=, PUT ?key= (HeaderIf), DELETE ?key= (HeaderIf)
 	PathSecrets = "/secrets"         // GET ?name= gives one secret's bytes
@@ -105,8 +106,15 @@ const (
 	HeaderURL        = "Ripstop-Url"
 	HeaderIf         = "Ripstop-If" // the version a key must have; 0: it must not exist; absent: any
 	HeaderRevision   = "Ripstop-Revision"
-	HeaderError      = "Ripstop-Error" // an errno's name, when the answer is one
+	HeaderProgram    = "Ripstop-Program" // digest of the program's file, which both ends have to share
+	HeaderError      = "Ripstop-Error"   // an errno's name, when the answer is one
 )
+
+// Code says where the compiled code of a module lies beneath the directory of code, and what it is.
+type Code struct {
+	Path   string `json:"path"`
+	SHA256 []byte `json:"sha256"` // base64
+}
 
 // Listed is a key in the answer to a list of a bucket. Keys are bytes, which JSON strings are not.
 type Listed struct {
