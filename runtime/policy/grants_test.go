@@ -271,3 +271,23 @@ func TestDirectConditionsAgreeWithCEL(t *testing.T) {
 		}
 	}
 }
+
+func TestAServerThatChangesTheProtocolHasNotAnswered(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "other")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+	}))
+	defer srv.Close()
+	port := netip.MustParseAddrPort(srv.Listener.Addr().String()).Port()
+	tr := NewTransport(granted1(t, Capabilities{Fetch: []Fetch{{Scheme: "http", Host: "127.0.0.1", Port: int(port)}}}))
+	defer tr.CloseIdleConnections()
+	req, err := http.NewRequest("GET", srv.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res, err := tr.RoundTrip(req); err == nil {
+		_ = res.Body.Close()
+		t.Errorf("it answered %d", res.StatusCode)
+	}
+}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
@@ -48,7 +49,13 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	return t.base.RoundTrip(r.WithContext(context.WithValue(r.Context(), fetchKey{}, fg)))
+	resp, err := t.base.RoundTrip(r.WithContext(context.WithValue(r.Context(), fetchKey{}, fg)))
+	if err == nil && resp.StatusCode < http.StatusOK {
+		// What speaks another protocol from here on is no response, and nobody asked for it.
+		_ = resp.Body.Close()
+		return nil, fmt.Errorf("fetch %s: the server answered %d and changes the protocol", r.URL.Redacted(), resp.StatusCode)
+	}
+	return resp, err
 }
 
 // CloseIdleConnections closes connections that serve no request.
