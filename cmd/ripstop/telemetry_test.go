@@ -116,13 +116,14 @@ func TestSpansLeadFromTheClientThroughIngressToTheGuest(t *testing.T) {
 		_, b := s.call("GET", "/metrics", nil, "")
 		text := string(b)
 		shown = slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool {
-			return !strings.HasPrefix(line, "ripstop_hostcalls") && !strings.HasPrefix(line, "faas_inv")
+			return !strings.HasPrefix(line, "ripstop_hostcalls") && !strings.HasPrefix(line, "faas_inv") && !strings.HasPrefix(line, "ripstop_sandbox")
 		})
 		for _, series := range []string{
 			`ripstop_hostcalls_total{function="ripstop_task_1.kv_put",job="probe",outcome="ok"} `,
 			`ripstop_hostcalls_total{function="ripstop_task_1.secret_get",job="probe",outcome="denied"} 1`,
 			`ripstop_hostcalls_total{function="wasi_snapshot_preview1.`,
 			`faas_invocations_total{job="probe",outcome="ok"} 3`,
+			`ripstop_sandbox_returns_total{job="probe",outcome="returned"} `,
 			`http_server_request_duration_seconds_count{`,
 		} {
 			if !strings.Contains(text, series) {
