@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -224,7 +225,11 @@ func (s *step) ready(lane broker.Lane, n int) (ids []broker.InvocationID, err er
 	return ids, nil
 }
 
-// next answers whether something in a lane may be ready now, and if not, when time changes something (0: never).
+// sweepAfter is how long what has expired may stay on the disk: long enough that a step deletes much of it at once.
+const sweepAfter = time.Minute
+
+// next answers whether something in a lane may be ready now, or there is something to delete, and if not, when time changes
+// something (0: never).
 func (s *step) next(lane broker.Lane) (ready bool, next stamp, err error) {
 	ids, err := s.ready(lane, 1)
 	if err != nil || len(ids) > 0 {
@@ -234,12 +239,25 @@ func (s *step) next(lane broker.Lane) (ready bool, next stamp, err error) {
 	if len(due) > 0 {
 		return true, 0, nil // settling it may make it ready, or the callback of what it ends
 	}
-	if lane == broker.LaneCallback && s.b != nil {
-		if k, _ := s.b.Cursor().Seek([]byte{'a'}); len(k) > 9 && k[0] == 'a' {
-			if at := stamp(binary.BigEndian.Uint64(k[1:])); next == 0 || at < next {
-				next = at
-			}
+	sooner := func(kind byte, after time.Duration) {
+		if at := s.first(kind); at != 0 && (next == 0 || at.add(after) < next) {
+			next = at.add(after)
 		}
 	}
-	return false, next, nil
+	if lane == broker.LaneCallback {
+		sooner('a', 0)
+	}
+	sooner('x', sweepAfter)
+	return next != 0 && next <= s.now, next, nil
+}
+
+// first is the first time in an index by time; 0 if there is none.
+func (s *step) first(kind byte) stamp {
+	if s.b == nil {
+		return 0
+	}
+	if k, _ := s.b.Cursor().Seek([]byte{kind}); len(k) > 9 && k[0] == kind {
+		return stamp(binary.BigEndian.Uint64(k[1:]))
+	}
+	return 0
 }

@@ -353,6 +353,49 @@ func TestManyDelaysThatEndAtOnceAreAllSeen(t *testing.T) {
 	}
 }
 
+// Nobody enqueues any more, and a worker waits.
+func TestWhatHasExpiredIsDeletedFromTheDisk(t *testing.T) {
+	c := clock.NewManual(time.Unix(1e9, 0))
+	s := mustOpen(t, t.TempDir(), Options{Clock: c})
+	b := broker.Batch{Job: queued}
+	for i := range 20 {
+		b.Invocations = append(b.Invocations, broker.Invocation{ID: broker.InvocationID(fmt.Sprint(i)), Payload: []byte("x"), Key: fmt.Sprint(i), ResultTTL: time.Minute})
+	}
+	if _, err := s.Queue().Enqueue(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	want := broker.Want{Worker: "w", Jobs: []broker.Job{queued}, Max: 100, TTL: time.Minute}
+	ls, err := s.Queue().Lease(t.Context(), want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range ls {
+		if err := s.Queue().Complete(t.Context(), l, broker.Result{Outcome: broker.OutcomeDone, Payload: []byte("y")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waited := make(chan error)
+	go func() { waited <- s.Queue().Wait(t.Context(), want) }()
+	c.Advance(time.Minute + sweepAfter)
+	if err := <-waited; err != nil {
+		t.Fatal(err)
+	}
+	if ls, err := s.Queue().Lease(t.Context(), want); err != nil || len(ls) > 0 {
+		t.Errorf("%d were leased, %v", len(ls), err)
+	}
+	err = s.queue.db.view(func(tx *bolt.Tx) error {
+		return tx.Bucket(queueBucket).Bucket(jobKey(queued)).ForEach(func(k, _ []byte) error {
+			if string(k) != "n" {
+				t.Errorf("%q is left", k)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAFirstStartThatWasCutOffBeginsAnew(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "records.db.new"), []byte("half of a database"), 0o600); err != nil {
