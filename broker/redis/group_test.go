@@ -12,14 +12,24 @@ import (
 	"github.com/ripstop-vm/ripstop/internal/redistest"
 )
 
+// groupSuites runs the suites; with -short, as under the race detector, which has seen them on a single server, a little of each.
+func groupSuites(t *testing.T, url string) {
+	t.Helper()
+	if testing.Short() {
+		everyContract(t, mustOpen(t, url, Options{}))
+		return
+	}
+	suites(t, url)
+}
+
 func TestAClusterOfThreePassesTheSuites(t *testing.T) {
 	t.Parallel()
-	suites(t, redistest.StartCluster(t).URL())
+	groupSuites(t, redistest.StartCluster(t).URL())
 }
 
 func TestAServerBehindSentinelPassesTheSuites(t *testing.T) {
 	t.Parallel()
-	suites(t, redistest.StartSentinel(t).URL())
+	groupSuites(t, redistest.StartSentinel(t).URL())
 }
 
 // Slots of a Cluster move while they are used. Keys of one tag are for a while on two nodes: what comes then waits.
