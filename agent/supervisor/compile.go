@@ -167,23 +167,24 @@ func (s *Supervisor) compile(ctx context.Context, dir string, module io.Reader, 
 		return "", fmt.Errorf("compile the module: %w", err)
 	}
 	s.opts.Log.Warn("a module could not be compiled", "error", err, "size", size, "compiler", said.String())
-	costly := func(format string, args ...any) (string, error) {
+	costly := func(more, format string, args ...any) (string, error) {
 		return "", &wire.Problem{Code: "module-too-costly", Status: http.StatusUnprocessableEntity, Title: "The module could not be compiled",
-			Detail: "compiling the module " + fmt.Sprintf(format, args...) + ": build it with smaller functions (less inlining, generated code in several functions)"}
+			Detail: "compiling the module " + fmt.Sprintf(format, args...) + ": build it with smaller functions (less inlining, generated code in several functions)" + more}
 	}
+	const longer = ", or start the server with a longer --compile-time"
 	used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	switch {
 	case ctx.Err() != nil:
-		return costly("took more than %d s", int64(wall/time.Second))
+		return costly(longer, "took more than %d s", int64(wall/time.Second))
 	case status.Signaled() && used >= time.Duration(cpu)*time.Second*9/10:
-		return costly("took more than %d s of processor time", cpu)
+		return costly(longer, "took more than %d s of processor time", cpu)
 	case status.Signaled():
-		return costly("was ended by the system (%s), which may lack memory", status.Signal())
+		return costly("", "was ended by the system (%s), which may lack memory", status.Signal())
 	case status.ExitStatus() == 2 && strings.Contains(said.String(), "memory"):
-		return costly("took more than %d GiB of memory", CompileAddressSpace>>30)
+		return costly("", "took more than %d GiB of memory", CompileAddressSpace>>30)
 	case status.ExitStatus() == 2:
-		return costly("led the compiler into a failure")
+		return costly("", "led the compiler into a failure")
 	}
 	return "", fmt.Errorf("compile the module: %w: %s", err, said.String())
 }
