@@ -19,6 +19,7 @@ var endings = map[string]func(*testing.T, *world){
 	"a context that ends ends the guest, with its cause":        cancelled,
 	"a context that has ended ends the start function":          cancelledStart,
 	"a context that has ended ends a call":                      cancelledBefore,
+	"a context ends what runs long without a loop":              cancelledBulk,
 	"the end of one guest is not that of another":               cancelledAlone,
 	"a context that ends in an inner call ends the outer one":   cancelledInside,
 	"an inner call's context does not end the outer call":       cancelledInner,
@@ -82,6 +83,23 @@ func cancelledBefore(t *testing.T, w *world) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(errOver)
 	if err := i.Function("loop").Call(ctx, nil); !errors.Is(err, errOver) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// cancelledBulk has a guest fill 64 MiB 2,000 times, in straight code.
+func cancelledBulk(t *testing.T, w *world) {
+	const pages = 1024
+	fill := wasmtest.Cat(wasmtest.I32Const(0), wasmtest.I32Const(1), wasmtest.I32Const(pages<<16), []byte{0xfc, 0x0b, 0})
+	m := wasmtest.Module{Memory: []uint32{pages}, Funcs: []wasmtest.Func{fn("f", nil, nil, wasmtest.Repeat(2000, fill...))}}
+	i, err := w.compile(build(m)).Instantiate(context.Background(), w.door(&host{}), pages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	ctx, cancel := soon()
+	defer cancel()
+	if err := i.Function("f").Call(ctx, nil); !errors.Is(err, errOver) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -172,8 +190,12 @@ func closing(t *testing.T, w *world) {
 	if !i.Ended() {
 		t.Error("the instance has not ended")
 	}
-	if err := f.Call(context.Background(), make([]uint64, 1)); err == nil {
-		t.Error("a closed instance was called")
+	for _, f := range []engine.Function{f, i.Function("load")} {
+		if f == nil {
+			t.Error("a closed instance has forgotten its functions")
+		} else if err := f.Call(context.Background(), make([]uint64, 1)); err == nil {
+			t.Error("a closed instance was called")
+		}
 	}
 	for range 2 {
 		if err := code.Close(); err != nil {

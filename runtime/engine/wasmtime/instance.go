@@ -325,10 +325,10 @@ func (i *instance) Function(name string) engine.Function {
 		i.mu.Lock()
 		defer i.mu.Unlock()
 		b := []byte(name)
-		if i.c == nil || !bool(C.rs_function(i.c, chars(b), C.size_t(len(b)), &f.f)) {
+		if i.c != nil && !bool(C.rs_function(i.c, chars(b), C.size_t(len(b)), &f.f)) {
 			return nil
 		}
-		return f
+		return f // calls of a closed instance say so
 	}
 	return nil
 }

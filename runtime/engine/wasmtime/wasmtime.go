@@ -112,6 +112,9 @@ func (e *Engine) Compile(ctx context.Context, wasm []byte) (engine.Module, error
 		return nil, context.Cause(ctx)
 	}
 	wasm = format.LowerTables(wasm, engine.MaxTable)
+	if e.epochs {
+		wasm = format.LoopOften(wasm) // wasmtime looks at the epoch at loop heads and function entries only
+	}
 	e.open.RLock()
 	defer e.open.RUnlock()
 	if e.closed {
