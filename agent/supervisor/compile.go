@@ -22,6 +22,7 @@ import (
 const (
 	CompileAddressSpace = 4 << 30 // bytes
 	CompileOutput       = 2 << 30 // bytes of a file that it writes
+	CompileSpent        = 24      // its exit status when its processor time is used up
 	compileTime         = time.Minute
 	compileResult       = 64 << 10 // bytes
 	compileErrors       = 8 << 10  // bytes kept of what it says on standard error
@@ -172,12 +173,11 @@ func (s *Supervisor) compile(ctx context.Context, dir string, module io.Reader, 
 			Detail: "compiling the module " + fmt.Sprintf(format, args...) + ": build it with smaller functions (less inlining, generated code in several functions)" + more}
 	}
 	const longer = ", or start the server with a longer --compile-time"
-	used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	switch {
 	case ctx.Err() != nil:
 		return costly(longer, "took more than %d s", int64(wall/time.Second))
-	case status.Signaled() && used >= time.Duration(cpu)*time.Second*9/10:
+	case status.ExitStatus() == CompileSpent:
 		return costly(longer, "took more than %d s of processor time", cpu)
 	case status.Signaled():
 		return costly("", "was ended by the system (%s), which may lack memory", status.Signal())

@@ -45,17 +45,18 @@ func TestWhatACompilerEndsWithIsOursOrTheModules(t *testing.T) {
 		code   string // of the problem; empty: none
 		text   string // in the error; empty: it is compiled
 	}{
-		"it compiles":                  {compiles + `echo '{"program":"p","kind":"task"}'`, "", ""},
-		"it refuses":                   {compiles + `echo '{"program":"p","problem":{"code":"module-invalid","status":422,"title":"T","detail":"at byte 9"}}'`, "module-invalid", "at byte 9"},
-		"it is of another program":     {compiles + `echo '{"program":"q","kind":"task"}'`, "", "restart the server"},
-		"it leaves no code":            {`cat >/dev/null; echo '{"program":"p","kind":"task"}'`, "", "there is no file"},
-		"it leaves two files":          {compiles + `echo code >"$3/y"; echo '{"program":"p","kind":"task"}'`, "", "several files"},
-		"it says nothing":              {compiles, "", "read the compiler's result"},
-		"it says too much":             {compiles + `head -c 100000 /dev/zero`, "", ""},
-		"memory runs out":              {compiles + `echo 'fatal error: runtime: out of memory' >&2; exit 2`, "module-too-costly", "4 GiB of memory"},
-		"it fails":                     {compiles + `echo 'fatal error: stack' >&2; exit 2`, "module-too-costly", "failure"},
-		"it is killed":                 {compiles + `kill -9 $$`, "module-too-costly", "ended by the system"},
-		"it cannot set its own limits": {compiles + `echo 'limit the address space' >&2; exit 1`, "", "limit the address space"},
+		"it compiles":                   {compiles + `echo '{"program":"p","kind":"task"}'`, "", ""},
+		"it refuses":                    {compiles + `echo '{"program":"p","problem":{"code":"module-invalid","status":422,"title":"T","detail":"at byte 9"}}'`, "module-invalid", "at byte 9"},
+		"it is of another program":      {compiles + `echo '{"program":"q","kind":"task"}'`, "", "restart the server"},
+		"it leaves no code":             {`cat >/dev/null; echo '{"program":"p","kind":"task"}'`, "", "there is no file"},
+		"it leaves two files":           {compiles + `echo code >"$3/y"; echo '{"program":"p","kind":"task"}'`, "", "several files"},
+		"it says nothing":               {compiles, "", "read the compiler's result"},
+		"it says too much":              {compiles + `head -c 100000 /dev/zero`, "", ""},
+		"memory runs out":               {compiles + `echo 'fatal error: runtime: out of memory' >&2; exit 2`, "module-too-costly", "4 GiB of memory"},
+		"it fails":                      {compiles + `echo 'fatal error: stack' >&2; exit 2`, "module-too-costly", "failure"},
+		"its processor time is used up": {compiles + `exit 24`, "module-too-costly", "60 s of processor time"},
+		"it is killed":                  {compiles + `kill -9 $$`, "module-too-costly", "ended by the system"},
+		"it cannot set its own limits":  {compiles + `echo 'limit the address space' >&2; exit 1`, "", "limit the address space"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := compiling(t, c.script)

@@ -38,7 +38,7 @@ func newCompileCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := limitProcess(supervisor.CompileAddressSpace, cpu, supervisor.CompileOutput); err != nil {
+			if err := limitProcess(supervisor.CompileAddressSpace, cpu, supervisor.CompileOutput, supervisor.CompileSpent); err != nil {
 				return err
 			}
 			wall.Enter(wall.Options{Write: append(coverageDirs(), dir)}) // the worker says what does not hold

@@ -67,7 +67,7 @@ func newServeCommand() *cobra.Command {
 	f.StringArrayVar(&o.hosts, "host", nil, "a name that API clients may use for this server, besides its address (repeatable)")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	f.DurationVar(&o.compileTime, "compile-time", time.Minute, "processor time that a module may take to compile, in whole seconds")
+	f.DurationVar(&o.compileTime, "compile-time", time.Minute, "processor time that a module may take to compile, in whole seconds; 0 means one minute")
 	f.DurationVar(&o.drain, "drain", 10*time.Second, "how long invocations may take to finish when the server stops")
 	return cmd
 }
@@ -118,8 +118,8 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	if err != nil || maxUpload <= 0 {
 		return refuse(fmt.Errorf("--max-upload %q is no size, such as 64MiB", o.maxUpload))
 	}
-	if o.compileTime < time.Second || o.compileTime > time.Hour || o.compileTime%time.Second != 0 {
-		return refuse(fmt.Errorf("--compile-time %s is not between 1s and 1h in whole seconds", o.compileTime))
+	if o.compileTime < 0 || o.compileTime > time.Hour || o.compileTime%time.Second != 0 {
+		return refuse(fmt.Errorf("--compile-time %s is not up to 1h in whole seconds", o.compileTime))
 	}
 	dir, err := dataDir(o.data)
 	if err != nil {
