@@ -26,17 +26,18 @@ func acknowledged(t *testing.T, s *Store, stop func(n int) bool) (records []stri
 			for i := 0; ; i++ {
 				key := fmt.Sprintf("w%d-%d", w, i)
 				_, cerr := s.Records().Commit(context.Background(), broker.Commit{Writes: []broker.Write{{Key: key, Value: []byte("v")}}})
+				if cerr != nil {
+					return
+				}
 				_, qerr := s.Queue().Enqueue(context.Background(), broker.Batch{Job: testJob, Limit: broker.MaxQueueLength, Invocations: []broker.Invocation{{ID: broker.InvocationID(key)}}})
 				mu.Lock()
-				if cerr == nil {
-					records = append(records, key)
-				}
+				records = append(records, key)
 				if qerr == nil {
 					ids = append(ids, broker.InvocationID(key))
 				}
 				n := len(ids)
 				mu.Unlock()
-				if stop(n) || cerr != nil || qerr != nil {
+				if stop(n) || qerr != nil {
 					return
 				}
 			}
@@ -90,6 +91,7 @@ func TestWhatIsAcknowledgedSurvivesKillingTheServerUnderLoad(t *testing.T) {
 		want  Level
 	}{{"always", LevelAlways}, {"everysec", LevelSecond}, {"no", LevelSystem}} {
 		t.Run(level.fsync, func(t *testing.T) {
+			t.Parallel()
 			server := redistest.Start(t, "appendonly yes", "appendfsync "+level.fsync)
 			s := mustOpen(t, server.URL(), Options{})
 			if d := s.Durability()[0]; d.Level != level.want || !strings.Contains(d.String(), "appendfsync "+level.fsync) {
@@ -97,16 +99,18 @@ func TestWhatIsAcknowledgedSurvivesKillingTheServerUnderLoad(t *testing.T) {
 			}
 			for round := range 3 {
 				var once sync.Once
+				var killed sync.WaitGroup
 				records, ids := acknowledged(t, s, func(n int) bool {
 					if n > 100 {
-						once.Do(func() { go server.Kill() })
+						once.Do(func() { killed.Go(server.Kill) })
 					}
 					return false
 				})
+				killed.Wait()
 				server.Restart()
 				if level.want == LevelSecond { // the end may be lost, in the order in which it was acknowledged
 					if _, err := s.Adopt(t.Context()); err != nil {
-						t.Fatal(err)
+						t.Fatalf("%v; the server's log:\n%s", err, server.Log())
 					}
 					gone := 0
 					for w := range 4 {
@@ -252,12 +256,14 @@ func TestAFailoverLosesNothingThatReplicasHad(t *testing.T) {
 		t.Fatal(err)
 	}
 	var once sync.Once
+	var killed sync.WaitGroup
 	records, ids := acknowledged(t, s, func(n int) bool {
 		if n > 100 {
-			once.Do(func() { go group.Servers[0].Kill() })
+			once.Do(func() { killed.Go(group.Servers[0].Kill) })
 		}
 		return false
 	})
+	killed.Wait()
 	// What comes now has no replica to wait for. It goes on as soon as there is a master.
 	var rev broker.Revision
 	for {

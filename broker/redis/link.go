@@ -39,6 +39,10 @@ type link struct {
 // retryEvery is how long to wait before asking again a server that is in the middle of a change.
 const retryEvery = 25 * time.Millisecond
 
+// dialPatience is how long a call tries to reach a single server. After some failures the client dials once a second only, so that it
+// may say that a server is not there which has been back for a while.
+const dialPatience = 1250 * time.Millisecond
+
 // options are those of a client. check runs on each new connection.
 func (l *link) options(check func(context.Context, *redis.Conn) error) (*redis.UniversalOptions, error) {
 	tls, err := l.target.tlsConfig(l.opts.TLS)
@@ -154,6 +158,7 @@ func (l *link) run(ctx context.Context, s *script, g group, keys []string, args 
 			c.size += len(text)
 		}
 	}
+	begin := clock.Elapsed()
 	limit := clock.System.NewTimer(l.opts.Timeout)
 	defer limit.Stop()
 	for {
@@ -164,7 +169,14 @@ func (l *link) run(ctx context.Context, s *script, g group, keys []string, args 
 		if cause := context.Cause(ctx); cause != nil {
 			return nil, cause
 		}
-		if !unsent(err) && (l.target.kind == single || !undialled(err) && !strings.HasPrefix(err.Error(), "READONLY")) {
+		patient := unsent(err)
+		switch {
+		case undialled(err):
+			patient = l.target.kind != single || clock.Elapsed()-begin < dialPatience
+		case strings.HasPrefix(err.Error(), "READONLY"):
+			patient = l.target.kind != single // another server is about to be the master
+		}
+		if !patient {
 			return nil, explain(l.target.String(), err)
 		}
 		pause := clock.System.NewTimer(retryEvery)

@@ -127,11 +127,14 @@ func (r *Records) number(ctx context.Context) (uint64, error) {
 func (r *Records) adopt(ctx context.Context) error {
 	r.seen.Store(0)
 	r.feed.restart()
+	if _, err := r.number(ctx); err != nil { // has a connection made
+		return err
+	}
 	client, err := r.link.client(ctx, r.group.tag)
 	if err != nil {
 		return err
 	}
-	conn := client.Conn()
+	conn := client.Conn() // one that was made before is not greeted by itself
 	defer conn.Close()
 	if err := r.greet(ctx, conn); err != nil {
 		return explain(r.link.target.String(), err)
