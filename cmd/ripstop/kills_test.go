@@ -244,7 +244,7 @@ func killAndLook(t *testing.T, kills int) {
 			wg.Go(func() { c.run(s, open) })
 		}
 		<-first
-		<-clock.System.NewTimer(time.Duration(rng.IntN(400_000)) * time.Microsecond).C()
+		<-clock.System.NewTimer(time.Duration(rng.IntN(1_500_000)) * time.Microsecond).C()
 		s.killed(rng.IntN(2) == 0)
 		wg.Wait()
 		s.start()
