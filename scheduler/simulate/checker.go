@@ -17,6 +17,7 @@ type checker struct {
 	items      map[name]*known
 	open       []*known // acknowledged, and not known to have ended with their callbacks; in the order in which they were acknowledged
 	keys       map[name]broker.InvocationID
+	acked      int
 	ended      int
 	attempts   int
 
@@ -95,6 +96,7 @@ func (c *checker) acknowledged(b broker.Batch, receipts []broker.Receipt) {
 		}
 		if !it.acked {
 			it.acked = true
+			c.acked++
 			c.open = append(c.open, it)
 		}
 	}

@@ -16,7 +16,10 @@ type client struct {
 
 func (w *world) newClient() {
 	c := &client{}
-	c.machine = w.newMachine("client", func() { c.next() })
+	c.machine = w.newMachine("client", func() {
+		c.sent, w.enqueued = w.check.acked, false // what was under way when it crashed is lost
+		c.next()
+	})
 }
 
 func (c *client) next() {
