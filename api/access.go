@@ -138,9 +138,8 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		if openRoutes[c.Path()] {
 			return next(c)
 		}
-		scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		secret = strings.TrimSpace(secret)
-		if !strings.EqualFold(scheme, "Bearer") || secret == "" {
+		secret := bearer(r)
+		if secret == "" {
 			s.denied(c, "", r.Method+" "+c.Path()+": no token")
 			return newProblem(http.StatusUnauthorized, "no-token", "No token",
 				`send "Authorization: Bearer TOKEN"; on the server's machine, "ripstop token" prints one`)
@@ -153,6 +152,21 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		c.Set(tokenKey, t)
 		return next(c)
 	}
+}
+
+// bearer is the secret that a request carries; empty for none.
+func bearer(r *http.Request) string {
+	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(secret)
+}
+
+// stillAllowed reports whether the caller's token would be taken again: what is followed has no end of its own.
+func (s *Server) stillAllowed(c echo.Context) bool {
+	_, err := s.opts.Control.Authenticate(c.Request().Context(), bearer(c.Request()))
+	return err == nil
 }
 
 // require refuses callers whose scope lacks verb.

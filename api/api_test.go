@@ -24,6 +24,7 @@ import (
 	"github.com/ripstop-vm/ripstop/api/apitest"
 	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/ripstop-vm/ripstop/control"
+	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 )
 
@@ -479,5 +480,49 @@ func TestARecorderIsServedToo(t *testing.T) {
 	w.API.ServeHTTP(rec, r)
 	if rec.Code != 200 {
 		t.Errorf("status is %d", rec.Code)
+	}
+}
+
+func TestFollowersLeaveOnceTheirTokenIsRevoked(t *testing.T) {
+	now := clock.NewManual(clock.System.Now()) // uploads are given deadlines by it
+	w := apitest.Open(t, func(o *api.Options) { o.Clock = now })
+	deploy(t, w, "hello")
+	_, reader, err := w.Store.CreateToken(t.Context(), "test", "reader", 0, control.Scope{Verbs: []control.Verb{control.VerbRead}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	follow := func(path, token string) *bufio.Scanner {
+		t.Helper()
+		res := w.Request(t, "GET", path, nil, "Authorization", "Bearer "+token)
+		t.Cleanup(func() { _ = res.Body.Close() })
+		if res.StatusCode != http.StatusOK {
+			t.Fatal(res.Status)
+		}
+		return bufio.NewScanner(res.Body)
+	}
+	logs, traces := follow("/v1/jobs/hello/logs?tail=0&follow=true", reader), follow("/v1/jobs/hello/trace", reader)
+	stays := follow("/v1/jobs/hello/logs?tail=0&follow=true", w.Token)
+	say := func() {
+		w.Hub.Report(wire.Report{Kind: wire.ReportLog, Job: "hello", Text: "line"})
+		w.Hub.Report(wire.Report{Kind: wire.ReportTrace, Job: "hello"})
+	}
+	say()
+	for _, in := range []*bufio.Scanner{logs, traces, stays} {
+		if !in.Scan() {
+			t.Fatal("nothing came")
+		}
+	}
+	if err := w.Store.RevokeToken(t.Context(), "test", "reader"); err != nil {
+		t.Fatal(err)
+	}
+	now.Advance(5 * time.Second)
+	for name, in := range map[string]*bufio.Scanner{"logs": logs, "traces": traces} {
+		if in.Scan() {
+			t.Errorf("%s: %q", name, in.Text())
+		}
+	}
+	say()
+	if !stays.Scan() {
+		t.Error("the other follower left, too")
 	}
 }

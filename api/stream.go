@@ -11,12 +11,13 @@ import (
 	"github.com/ripstop-vm/ripstop/internal/wire"
 )
 
-// Bounds of a log's tail, in lines, and how often a quiet stream says that it lives (an empty line), so that a client or
-// proxy that is gone is noticed.
+// Bounds of a log's tail, in lines; how often a quiet stream says that it lives (an empty line), so that a client or
+// proxy that is gone is noticed; and how often the follower's token is looked at again.
 const (
 	defaultTail = 100
 	maxTail     = 10_000
 	heartbeat   = 15 * time.Second
+	recheck     = 5 * time.Second
 )
 
 // ReadLogs implements ServerInterface.
@@ -58,7 +59,7 @@ func (s *Server) FollowTrace(c echo.Context, name model.JobName) error {
 }
 
 // stream writes reports as lines of JSON: backlog first, then, if follow, what comes in live, until the client leaves,
-// the hub ends or the server stops.
+// its token is revoked or expires, the hub ends or the server stops.
 func (s *Server) stream(c echo.Context, backlog []wire.Report, live <-chan wire.Report, follow bool, line func(wire.Report) any) error {
 	w := c.Response()
 	w.Header().Set(echo.HeaderContentType, "application/x-ndjson")
@@ -87,12 +88,19 @@ func (s *Server) stream(c echo.Context, backlog []wire.Report, live <-chan wire.
 	}
 	tick := s.opts.Clock.NewTicker(heartbeat)
 	defer tick.Stop()
+	check := s.opts.Clock.NewTicker(recheck)
+	defer check.Stop()
 	for {
 		select {
 		case <-c.Request().Context().Done():
 			return nil
 		case <-s.stopping:
 			return nil
+		case <-check.C():
+			if !s.stillAllowed(c) {
+				return nil
+			}
+			continue
 		case r, ok := <-live:
 			if !ok {
 				return nil
