@@ -160,14 +160,16 @@ func bucket(s *state, c *hostcall.Call) (string, bool) {
 	return name, true
 }
 
-// key answers the key that a call is about.
-func key(c *hostcall.Call) (string, bool) {
-	k := c.Text(1)
-	if len(k) == 0 || !utf8.Valid(k) {
-		c.Fail(hostcall.EINVAL)
-		return "", false
+// item answers the bucket and key that a call is about, if the bucket is granted.
+func item(s *state, c *hostcall.Call) (b, k string, ok bool) {
+	if b, ok = bucket(s, c); !ok {
+		return "", "", false
 	}
-	return string(k), true
+	if key := c.Text(1); len(key) > 0 && utf8.Valid(key) {
+		return b, string(key), true
+	}
+	c.Fail(hostcall.EINVAL)
+	return "", "", false
 }
 
 func expected(v uint64) *uint64 {
@@ -178,11 +180,7 @@ func expected(v uint64) *uint64 {
 }
 
 func kvGet(s *state, c *hostcall.Call) {
-	b, ok := bucket(s, c)
-	if !ok {
-		return
-	}
-	k, ok := key(c)
+	b, k, ok := item(s, c)
 	if !ok {
 		return
 	}
@@ -193,11 +191,7 @@ func kvGet(s *state, c *hostcall.Call) {
 }
 
 func kvPut(s *state, c *hostcall.Call) {
-	b, ok := bucket(s, c)
-	if !ok {
-		return
-	}
-	k, ok := key(c)
+	b, k, ok := item(s, c)
 	if !ok {
 		return
 	}
@@ -210,11 +204,7 @@ func kvPut(s *state, c *hostcall.Call) {
 }
 
 func kvDelete(s *state, c *hostcall.Call) {
-	b, ok := bucket(s, c)
-	if !ok {
-		return
-	}
-	k, ok := key(c)
+	b, k, ok := item(s, c)
 	if !ok {
 		return
 	}
