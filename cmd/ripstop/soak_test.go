@@ -77,6 +77,7 @@ func TestSoakTwoHundredThousandInvocationsLeaveNothingBehind(t *testing.T) {
 	}
 	s := startServer(t)
 	s.deploy("hello", saying("Content-Type: text/plain\n\nhello"), "")
+	s.deploy("probe", buildProbe(t), "") // a task, whose sandboxes return to their image
 	s.deploy("trap", command([]byte{0}), "")
 	s.deploy("slow", looping(), "limits: {time: 20ms, concurrency: 2}\n")
 	s.deploy("left", looping(), "limits: {time: 5s, concurrency: 2}\n")
@@ -100,13 +101,18 @@ func TestSoakTwoHundredThousandInvocationsLeaveNothingBehind(t *testing.T) {
 						path, want = "/slow/", 504
 					case i%5 == 0:
 						path, want = "/trap/", 502
+					case i%4 == 1:
+						path = "/probe/count"
 					}
 					ctx, cancel := context.WithTimeout(t.Context(), wait)
 					r, _ := http.NewRequestWithContext(ctx, "GET", "http://"+s.ingress+path, nil)
 					resp, err := client.Do(r)
 					if err == nil {
-						_, _ = io.Copy(io.Discard, resp.Body)
+						body, _ := io.ReadAll(resp.Body)
 						_ = resp.Body.Close()
+						if path == "/probe/count" && strings.TrimSpace(string(body)) != "1" && wrong.Add(1) < 10 {
+							t.Errorf("%s: %q: a sandbox kept what the last request left", path, body)
+						}
 						if want != 0 && resp.StatusCode != want {
 							if wrong.Add(1) < 10 {
 								t.Errorf("%s: %d, want %d", path, resp.StatusCode, want)
