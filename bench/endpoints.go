@@ -1,182 +1,103 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"net"
-	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"syscall"
-	"time"
-
-	"github.com/labstack/echo/v4"
 )
 
-// rival is a server that answers a short text.
-type rival struct {
-	name, url string
-	stop      func()
+// modestRate is requests a second that every server here answers with ease, so that latency is not a queue's length.
+const modestRate = 500
+
+// endpoints compares deployed jobs with a server that answers the same bytes without a guest, and with workerd.
+var endpoints = comparison{
+	name: "endpoints", about: "requests/s and latency of jobs, against bare echo and workerd",
+	prepare: func(ctx context.Context, b *bench) error {
+		if err := b.buildServer(ctx); err != nil {
+			return err
+		}
+		if err := b.buildGuest(ctx, "examples/hello", true); err != nil {
+			return err
+		}
+		_, err := b.findWorkerd(ctx)
+		return b.without("workerd", err)
+	},
+	measure: measureEndpoints,
 }
 
-// endpoints measures requests a second of a deployed guest, beside a bare echo server and workerd.
-func endpoints(root string, d time.Duration, rounds int) ([]Figure, error) {
-	var rivals []rival
-	defer func() {
-		for _, r := range rivals {
-			r.stop()
-		}
-	}()
-	bare, err := bareEcho()
+func measureEndpoints(ctx context.Context, b *bench) ([]Figure, error) {
+	goGuest, err := readFile(b.guest("hello"))
 	if err != nil {
 		return nil, err
 	}
-	rivals = append(rivals, bare)
-	ours, err := ripstop(root)
+	s, err := b.serve(ctx)
 	if err != nil {
 		return nil, err
 	}
-	rivals = append(rivals, ours)
-	note := ""
-	if w, err := workerd(root); err != nil {
-		note = "workerd left out: " + err.Error()
-		fmt.Fprintln(os.Stderr, "bench:", note)
-	} else {
-		rivals = append(rivals, w)
-	}
-	rates := map[string][]float64{}
-	for range rounds { // interleaved, so that a noisy moment hits all of them
-		for _, r := range rivals {
-			rate, err := load(r.url, d)
+	defer s.close()
+	var sides []side
+	add := func(name, url string) {
+		sides = append(sides, side{name, func(ctx context.Context) (values, error) {
+			vs, err := b.throughput(ctx, url)
 			if err != nil {
 				return nil, err
 			}
-			rates[r.name] = append(rates[r.name], rate)
+			slow, err := b.load(ctx, loadOptions{url: url, connections: 16, rate: modestRate, time: b.time})
+			if err != nil {
+				return nil, err
+			}
+			return values{"rate": vs["rate"], "p50": slow["p50"], "p99": slow["p99"]}, nil
+		}})
+	}
+	for _, j := range []struct {
+		name, job, isolation string
+		wasm                 []byte
+	}{
+		{"tiny task", "tiny", "request", tinyTask()}, {"Go task", "go", "request", goGuest},
+		{"tiny task, isolation: task", "tiny-kept", "task", tinyTask()}, {"Go task, isolation: task", "go-kept", "task", goGuest},
+	} {
+		url, err := s.deploy(ctx, j.job, "isolation: "+j.isolation, j.wasm)
+		if err != nil {
+			return nil, err
 		}
+		add(j.name, url)
 	}
-	rate := median(rates["ripstop"])
-	figs := []Figure{{Name: "endpoint, Go guest, fresh sandbox each request", Value: rate, Unit: "requests/s", Against: "bare echo server",
-		Ratio: rate / median(rates["echo"]), Target: "≥ 0.8", Note: note}}
-	if w := median(rates["workerd"]); w > 0 {
-		figs = append(figs, Figure{Name: "endpoint, Go guest, fresh sandbox each request", Value: rate, Unit: "requests/s", Against: "workerd", Ratio: rate / w, Target: "≥ 2.5"})
-	}
-	return figs, nil
-}
-
-func bareEcho() (rival, error) {
-	e := echo.New()
-	e.HideBanner, e.HidePort = true, true
-	e.GET("/", func(c echo.Context) error { return c.String(http.StatusOK, "hello, world\n") })
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return rival{}, err
-	}
-	s := &http.Server{Handler: e}
-	go func() { _ = s.Serve(l) }()
-	return rival{"echo", "http://" + l.Addr().String() + "/", func() { _ = s.Close() }}, nil
-}
-
-// start runs a program until stop, in a process group of its own.
-func start(dir, log string, env []string, name string, args ...string) (func(), error) {
-	out, err := os.Create(log)
+	echo, url, err := b.startEcho(ctx)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(name, args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, out
-	cmd.Env = append(os.Environ(), env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	defer echo.stop()
+	add("bare echo", url)
+	switch workerd, url, err := b.startWorkerd(ctx); {
+	case err == nil:
+		defer workerd.stop()
+		add("workerd", url)
+	default:
+		if err := b.without("workerd", err); err != nil {
+			return nil, err
+		}
+	}
+	r, err := b.interleave(ctx, sides...)
+	if err != nil {
 		return nil, err
 	}
-	return func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
-		_ = cmd.Wait()
-		_ = out.Close()
-	}, nil
-}
-
-func ripstop(root string) (rival, error) {
-	root, err := filepath.Abs(root)
-	if err != nil {
-		return rival{}, err
+	var lines []line
+	for _, job := range []string{"tiny task", "Go task", "tiny task, isolation: task", "Go task, isolation: task"} {
+		toEcho, toWorkerd, what := atLeastTimes(0.8), atLeastTimes(2.5), job+", fresh sandbox each request"
+		if job != "tiny task" && job != "Go task" {
+			toEcho, toWorkerd, what = target{}, target{}, job
+		}
+		note := fmt.Sprintf("%d connections, %s", connections, generator())
+		lines = append(lines,
+			line{name: "requests, " + what, unit: "1/s", of: job, metric: "rate", against: "bare echo", target: toEcho, note: note},
+			line{name: "requests, " + what, unit: "1/s", of: job, metric: "rate", against: "workerd", target: toWorkerd, note: note})
 	}
-	api, err := freeAddr()
-	if err != nil {
-		return rival{}, err
-	}
-	ingress, err := freeAddr()
-	if err != nil {
-		return rival{}, err
-	}
-	data, err := os.MkdirTemp("", "ripstop-bench")
-	if err != nil {
-		return rival{}, err
-	}
-	bin := filepath.Join(root, "bin", "ripstop")
-	env := []string{"RIPSTOP_DATA=" + data, "RIPSTOP_SERVER=http://" + api}
-	stop, err := start(root, filepath.Join(data, "log"), env, bin, "serve", "--api", api, "--ingress", ingress)
-	if err != nil {
-		return rival{}, err
-	}
-	end := func() { stop(); _ = os.RemoveAll(data) }
-	if err := waitFor("http://" + api + "/healthz"); err != nil {
-		end()
-		return rival{}, err
-	}
-	cmd := exec.Command(bin, "deploy", "--name", "hello", filepath.Join(root, "bin", "examples", "hello.wasm"))
-	cmd.Env = append(os.Environ(), env...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		end()
-		return rival{}, fmt.Errorf("deploy: %w: %s", err, out)
-	}
-	return rival{"ripstop", "http://" + ingress + "/hello/", end}, nil
-}
-
-const workerConfig = `using Workerd = import "/workerd/workerd.capnp";
-const config :Workerd.Config = (
-  services = [ (name = "main", worker = (modules = [ (name = "w", esModule = embed "worker.js") ], compatibilityDate = "2024-01-01")) ],
-  sockets = [ (name = "http", address = "%s", http = (), service = "main") ],
-);
-`
-
-// workerd installs workerd from npm into a folder of its own, once, and serves a Worker that returns a string.
-func workerd(root string) (rival, error) {
-	dir, err := filepath.Abs(filepath.Join(root, ".cache", "workerd"))
-	if err != nil {
-		return rival{}, err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return rival{}, err
-	}
-	bin := filepath.Join(dir, "node_modules", ".bin", "workerd")
-	if _, err := os.Stat(bin); err != nil {
-		cmd := exec.Command("npm", "install", "--no-audit", "--no-fund", "--prefix", dir, "workerd")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return rival{}, fmt.Errorf("npm install workerd: %w: %.200s", err, out)
+	for _, job := range []string{"tiny task", "Go task"} {
+		for _, p := range []string{"p50", "p99"} {
+			for _, peer := range []string{"bare echo", "workerd"} {
+				lines = append(lines, line{name: p + ", " + job + ", fresh sandbox each request", unit: "ms", of: job, metric: p, against: peer,
+					note: fmt.Sprintf("at %d requests/s", modestRate)})
+			}
 		}
 	}
-	addr, err := freeAddr()
-	if err != nil {
-		return rival{}, err
-	}
-	files := map[string]string{
-		"config.capnp": fmt.Sprintf(workerConfig, addr),
-		"worker.js":    `export default { fetch() { return new Response("hello, world\n"); } };`,
-	}
-	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			return rival{}, err
-		}
-	}
-	stop, err := start(dir, filepath.Join(dir, "log"), nil, bin, "serve", "config.capnp")
-	if err != nil {
-		return rival{}, err
-	}
-	time.Sleep(200 * time.Millisecond)
-	if err := waitFor("http://" + addr + "/"); err != nil {
-		stop()
-		return rival{}, err
-	}
-	return rival{"workerd", "http://" + addr + "/", stop}, nil
+	return r.figures(lines...), nil
 }

@@ -2,7 +2,10 @@ module github.com/ripstop-vm/ripstop/bench
 
 go 1.26.8
 
-require github.com/labstack/echo/v4 v4.16.0
+require (
+	github.com/labstack/echo/v4 v4.16.0
+	github.com/ripstop-vm/ripstop v0.0.0
+)
 
 require (
 	github.com/labstack/gommon v0.5.0 // indirect

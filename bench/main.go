@@ -1,178 +1,121 @@
 // Command bench measures Ripstop beside what users would pick instead, in one run on one machine, prints a table and
-// writes out/report.json. A peer whose tools are missing is left out with a note.
+// writes out/report.json. docs/benchmarks.md says how each figure is measured. A peer whose tools are missing is left out with
+// a note that says what to install.
 package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
-	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
-	"sort"
-	"strconv"
-	"strings"
-	"sync"
-	"sync/atomic"
+	"syscall"
 	"text/tabwriter"
 	"time"
 )
 
-// Figure is one line of the report.
-type Figure struct {
-	Name    string  `json:"name"`
-	Value   float64 `json:"value"`
-	Unit    string  `json:"unit"`
-	Against string  `json:"against"`
-	Ratio   float64 `json:"ratio"` // Value over the other's, in the same unit
-	Target  string  `json:"target,omitempty"`
-	Note    string  `json:"note,omitempty"`
+func main() {
+	if run, ok := children[os.Getenv(childVariable)]; ok {
+		finish(run(os.Args[1:]))
+		return
+	}
+	var o options
+	flag.StringVar(&o.root, "root", "..", "the project's root")
+	only := flag.String("only", "", "measure only comparisons whose name matches this regular expression")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds; each measures every side once, and the median counts")
+	flag.DurationVar(&o.time, "time", 2*time.Second, "how long a throughput is measured, per round; smaller things take a part of it")
+	flag.IntVar(&o.tasks, "tasks", 1000, "idle tasks that are deployed; 10,000 are extrapolated from fewer")
+	list := flag.Bool("list", false, "list the comparisons and end")
+	prepare := flag.Bool("prepare", false, "build and fetch what the comparisons need, and end")
+	add := flag.Bool("add", false, "keep the report's figures of other comparisons")
+	show := flag.Bool("show", false, "print the last report as a table in Markdown, and end")
+	flag.Parse()
+	if flag.NArg() > 0 || o.rounds < 1 || o.time <= 0 || o.tasks < 1 {
+		finish(errors.New("arguments are flags only, and numbers are above 0; see -help"))
+	}
+	pattern, err := regexp.Compile(*only)
+	finish(err)
+	if *list {
+		w := tabwriter.NewWriter(os.Stdout, 2, 8, 2, ' ', 0)
+		for _, c := range comparisons {
+			fmt.Fprintf(w, "%s\t%s\n", c.name, c.about)
+		}
+		finish(w.Flush())
+		return
+	}
+	report := filepath.Join(o.root, "bench", "out", "report.json")
+	if *show {
+		figs, err := readReport(report)
+		finish(err)
+		finish(writeMarkdown(os.Stdout, figs))
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	finish(run(ctx, o, pattern, *prepare, *add, report))
 }
 
-func main() {
-	root := flag.String("root", "..", "the project's root")
-	seconds := flag.Duration("time", 3*time.Second, "how long each throughput is measured, per round")
-	rounds := flag.Int("rounds", 3, "rounds; the median counts")
-	flag.Parse()
-	var all []Figure
-	for _, part := range []func() ([]Figure, error){
-		func() ([]Figure, error) { return hostCalls(*root, *rounds) },
-		func() ([]Figure, error) { return endpoints(*root, *seconds, *rounds) },
-	} {
-		figs, err := part()
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
-		}
-		all = append(all, figs...)
-	}
-	w := tabwriter.NewWriter(os.Stdout, 2, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "WHAT\tVALUE\tUNIT\tAGAINST\tRATIO\tTARGET\tNOTE")
-	for _, f := range all {
-		fmt.Fprintf(w, "%s\t%.4g\t%s\t%s\t%.2f\t%s\t%s\n", f.Name, f.Value, f.Unit, f.Against, f.Ratio, f.Target, f.Note)
-	}
-	w.Flush()
-	out := filepath.Join(*root, "bench", "out")
-	if err := os.MkdirAll(out, 0o755); err != nil {
+// finish ends the program with exit code 1 if there is an error.
+func finish(err error) {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
-	b, err := json.MarshalIndent(all, "", "  ")
-	if err == nil {
-		err = os.WriteFile(filepath.Join(out, "report.json"), append(b, '\n'), 0o644)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench: write report:", err)
-		os.Exit(1)
-	}
 }
 
-func median(xs []float64) float64 {
-	if len(xs) == 0 {
-		return 0
-	}
-	s := append([]float64(nil), xs...)
-	sort.Float64s(s)
-	return s[len(s)/2]
-}
-
-var benchLine = regexp.MustCompile(`^(Benchmark\S+?)(?:-\d+)?\s+\d+\s+([\d.]+) ns/op.*?(\d+) allocs/op`)
-
-// hostCalls runs the Go benchmarks of host calls (package trace has them all side by side) and compares each with the bare one of the same run.
-func hostCalls(root string, rounds int) ([]Figure, error) {
-	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "HostCall", "-benchmem", "-benchtime", "300ms", "-count", strconv.Itoa(rounds), "./runtime/trace")
-	cmd.Dir = root
-	cmd.Stderr = os.Stderr
-	b, err := cmd.Output()
+// run prepares the comparisons that pattern matches, measures them, and writes what they found. What was measured before an error
+// or an interrupt is still printed.
+func run(ctx context.Context, o options, pattern *regexp.Regexp, prepareOnly, add bool, report string) (err error) {
+	b, err := newBench(ctx, o)
 	if err != nil {
-		return nil, fmt.Errorf("run host call benchmarks: %w\n%s", err, b)
+		return err
 	}
-	ns, allocs := map[string][]float64{}, map[string]float64{}
-	for _, line := range strings.Split(string(b), "\n") {
-		m := benchLine.FindStringSubmatch(line)
-		if m == nil {
-			continue
+	var chosen []comparison
+	for _, c := range comparisons {
+		if pattern.MatchString(c.name) {
+			chosen = append(chosen, c)
 		}
-		v, _ := strconv.ParseFloat(m[2], 64)
-		a, _ := strconv.ParseFloat(m[3], 64)
-		name := strings.TrimPrefix(m[1], "Benchmark")
-		ns[name] = append(ns[name], v)
-		allocs[name] = max(allocs[name], a)
+	}
+	if len(chosen) == 0 {
+		return fmt.Errorf("no comparison is named like %q; see -list", pattern)
+	}
+	for _, c := range chosen {
+		b.say("preparing %s", c.name)
+		if err := c.prepare(ctx, b); err != nil {
+			return fmt.Errorf("prepare %s: %w", c.name, err)
+		}
+	}
+	if prepareOnly {
+		return nil
 	}
 	var figs []Figure
-	for name, vs := range ns {
-		base, kind, ok := strings.Cut(name, "/")
-		bare := ns[base+"/bare"]
-		if !ok || kind == "bare" || len(bare) == 0 {
-			continue
+	for _, c := range chosen {
+		var more []Figure
+		b.say("measuring %s", c.name)
+		began := time.Now()
+		if more, err = c.measure(ctx, b); err != nil {
+			err = fmt.Errorf("measure %s: %w", c.name, err)
+			break
 		}
-		target := "≤ 3"
-		if kind == "unwatched" {
-			target = "≤ 1.2"
+		b.say("%s took %s", c.name, time.Since(began).Round(time.Second))
+		for i := range more {
+			more[i].Comparison, more[i].Commit, more[i].Measured = c.name, b.commit, time.Now().UTC().Truncate(time.Second)
 		}
-		figs = append(figs, Figure{Name: "host call, " + kind, Value: median(vs), Unit: "ns", Against: "wazero's bare host call",
-			Ratio: median(vs) / median(bare), Target: target, Note: fmt.Sprintf("%.0f allocations", allocs[name])})
+		figs = append(figs, more...)
 	}
-	sort.Slice(figs, func(i, j int) bool { return figs[i].Name < figs[j].Name })
-	return figs, nil
-}
-
-// load sends requests to url from 16 connections for d and answers how many succeeded a second.
-func load(url string, d time.Duration) (float64, error) {
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 32, DisableCompression: true}}
-	defer client.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(context.Background(), d)
-	defer cancel()
-	var n, bad atomic.Int64
-	var wg sync.WaitGroup
-	began := time.Now()
-	for range 16 {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				resp, err := client.Get(url)
-				if err != nil {
-					bad.Add(1)
-					continue
-				}
-				_, _ = io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
-				if resp.StatusCode == http.StatusOK {
-					n.Add(1)
-				} else {
-					bad.Add(1)
-				}
-			}
-		})
+	if e := writeTable(os.Stdout, figs); err == nil {
+		err = e
 	}
-	wg.Wait()
-	if bad.Load() > 0 {
-		return 0, fmt.Errorf("%d of %d requests to %s failed", bad.Load(), bad.Load()+n.Load(), url)
-	}
-	return float64(n.Load()) / time.Since(began).Seconds(), nil
-}
-
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}
-
-func waitFor(url string) error {
-	for range 100 {
-		resp, err := http.Get(url)
-		if err == nil {
-			resp.Body.Close()
-			return nil
+	if add {
+		if figs, err = addTo(report, figs); err != nil {
+			return err
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
-	return fmt.Errorf("%s did not answer within 10 s", url)
+	return writeReport(report, figs)
 }
