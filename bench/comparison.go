@@ -28,7 +28,7 @@ type comparison struct {
 	measure     func(context.Context, *bench) ([]Figure, error)
 }
 
-var comparisons = []comparison{hostCalls, endpoints}
+var comparisons = []comparison{freshSandboxes, hostCalls, endpoints}
 
 // bench is one run.
 type bench struct {
@@ -104,10 +104,10 @@ type results struct {
 	by      map[string]map[string]samples
 }
 
-// interleave measures every side once in each round, so that a noisy moment hits all of them.
-func (b *bench) interleave(ctx context.Context, sides ...side) (*results, error) {
+// interleave measures every side once in each of so many rounds, so that a noisy moment hits all of them.
+func (b *bench) interleave(ctx context.Context, rounds int, sides ...side) (*results, error) {
 	r := &results{b.missing, map[string]map[string]samples{}}
-	for n := range b.rounds {
+	for n := range rounds {
 		for _, s := range sides {
 			began := time.Now()
 			vs, err := s.measure(ctx)
@@ -124,7 +124,7 @@ func (b *bench) interleave(ctx context.Context, sides ...side) (*results, error)
 				r.by[s.name][metric] = append(r.by[s.name][metric], v)
 			}
 			if took := time.Since(began); took > time.Second {
-				b.say("  round %d of %d: %s, %.1f s", n+1, b.rounds, s.name, took.Seconds())
+				b.say("  round %d of %d: %s, %.1f s", n+1, rounds, s.name, took.Seconds())
 			}
 		}
 	}

@@ -76,7 +76,7 @@ func measureEndpoints(ctx context.Context, b *bench) ([]Figure, error) {
 			return nil, err
 		}
 	}
-	r, err := b.interleave(ctx, sides...)
+	r, err := b.interleave(ctx, b.rounds, sides...)
 	if err != nil {
 		return nil, err
 	}

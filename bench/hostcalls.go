@@ -11,7 +11,7 @@ var hostCalls = comparison{
 	name: "hostcalls", about: "a host call nobody watches, traced, judged; against wazero's bare one",
 	prepare: func(ctx context.Context, b *bench) error { return b.testBinary(ctx, "runtime/trace") },
 	measure: func(ctx context.Context, b *bench) ([]Figure, error) {
-		r, err := b.interleave(ctx, side{"ripstop", func(ctx context.Context) (values, error) {
+		r, err := b.interleave(ctx, b.rounds, side{"ripstop", func(ctx context.Context) (values, error) {
 			return b.testBench(ctx, "runtime/trace", "HostCall", "200ms")
 		}})
 		if err != nil {
