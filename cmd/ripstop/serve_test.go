@@ -252,14 +252,16 @@ func (s *serverProcess) workerPID() int {
 
 var void = w.Type{}
 
-// command is a WASI command with body as its _start.
+// command is a WASI command with body as its _start, after a look at its environment: what it does is done for its request.
 func command(body ...[]byte) []byte {
 	m := w.Module{
 		Imports: []w.Import{
 			{Module: "wasi_snapshot_preview1", Name: "fd_write", Type: w.Type{Params: []byte{w.I32, w.I32, w.I32, w.I32}, Results: []byte{w.I32}}},
 			{Module: "wasi_snapshot_preview1", Name: "proc_exit", Type: w.Type{Params: []byte{w.I32}}},
+			{Module: "wasi_snapshot_preview1", Name: "environ_sizes_get", Type: w.Type{Params: []byte{w.I32, w.I32}, Results: []byte{w.I32}}},
 		},
-		Funcs:  []w.Func{{Name: "start", Export: "_start", Type: void, Body: w.Cat(body...)}},
+		Funcs: []w.Func{{Name: "start", Export: "_start", Type: void, Body: w.Cat(append([][]byte{
+			w.I32Const(16), w.I32Const(20), w.Call(2), {w.Drop}}, body...)...)}},
 		Memory: []uint32{1},
 	}
 	return m.Bytes()

@@ -1,7 +1,9 @@
 package guest
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -15,11 +17,12 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
 
-// serveCommand runs the guest from its start, with the request as its environment and standard input.
+// serveCommand has the guest go on with the request as its environment and standard input.
 func (s *Sandbox) serveCommand(inv *invocation, in *clientBody, r *http.Request, info *ServeInfo) error {
 	resp := inv.responder
 	if strings.ContainsRune(r.URL.Path, 0) || strings.ContainsRune(r.URL.RawQuery, 0) {
 		// No environment holds it.
+		s.parking.end()
 		inv.finish()
 		http.Error(resp.w, "the path holds a NUL", http.StatusBadRequest)
 		resp.sent, resp.status = true, http.StatusBadRequest
@@ -27,9 +30,12 @@ func (s *Sandbox) serveCommand(inv *invocation, in *clientBody, r *http.Request,
 	}
 	out := &cgiOutput{resp: resp, clock: s.program.opts.Clock}
 	_ = resp.control.EnableFullDuplex() // a program may write before it has read everything
-	err := s.state.system.Restart(cgiEnviron(s.program.env, r, info), in, out, s.err)
+	env, stdin := s.program.frame(in, r, info)
+	err := s.state.system.Provide(env, stdin, out)
 	if err == nil {
-		_, err = s.vm.Call(inv.ctx, CommandStart)
+		err = s.parking.serve(inv.ctx)
+	} else {
+		s.parking.end()
 	}
 	var exit *runtime.ExitError
 	if errors.As(err, &exit) && exit.Code == 0 {
@@ -54,20 +60,37 @@ func (s *Sandbox) serveCommand(inv *invocation, in *clientBody, r *http.Request,
 	return nil
 }
 
-// cgiEnviron is the meta-variables of RFC 3875, 4.1, after what the job is granted.
+// frame is what a request is to a command: the environment that it gets, and what it reads.
+func (p *Program) frame(in *clientBody, r *http.Request, info *ServeInfo) (env []string, stdin io.Reader) {
+	if p.opts.Request == RequestStdin {
+		header := scgiHeader(cgiVariables(p.env, r, info), r.ContentLength)
+		return p.env, io.MultiReader(bytes.NewReader(header), in)
+	}
+	return cgiEnviron(p.env, r, info), in
+}
+
+// cgiEnviron is the environment of a command: what the job is granted, and the meta-variables, which win.
 func cgiEnviron(granted []string, r *http.Request, info *ServeInfo) []string {
-	env := slices.Clone(granted)
+	meta := cgiVariables(granted, r, info)
+	env := make([]string, 0, len(granted)+len(meta))
+	for _, kv := range granted {
+		name := kv[:strings.IndexByte(kv, '=')+1]
+		if !slices.ContainsFunc(meta, func(m string) bool { return strings.HasPrefix(m, name) }) {
+			env = append(env, kv)
+		}
+	}
+	return append(env, meta...)
+}
+
+// cgiVariables is the meta-variables of RFC 3875, 4.1. None that a client's header fields make has the name of one that the job is granted.
+func cgiVariables(granted []string, r *http.Request, info *ServeInfo) []string {
+	var env []string
 	have := map[string]bool{}
 	for _, kv := range granted {
 		name, _, _ := strings.Cut(kv, "=")
 		have[name] = true
 	}
-	set := func(name, value string) {
-		if have[name] {
-			env = slices.DeleteFunc(env, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
-		}
-		env = append(env, name+"="+value)
-	}
+	set := func(name, value string) { env = append(env, name+"="+value) }
 	prefix := prefixOf(r, info)
 	set("GATEWAY_INTERFACE", "CGI/1.1")
 	set("SERVER_SOFTWARE", "ripstop")

@@ -1,7 +1,7 @@
 // Package guest is how a request reaches a guest and how its answer comes back.
 //
 // There are two kinds. A command is any WASI program: it answers one request as CGI (RFC 3875), environment and standard
-// input in, standard output out, in a sandbox of its own. A task exports a handler for the task ABI (sdk/ABI.md): the
+// input in, standard output out, in a sandbox of its own, which has run up to the first call that needs the request. A task exports a handler for the task ABI (sdk/ABI.md): the
 // request is written into its memory, it is called once, and the sandbox may serve again.
 //
 // A Program is a compiled module with everything that its sandboxes share; a Sandbox is ready for one request. What the

@@ -20,7 +20,9 @@ type Options struct {
 	Kind   Kind            // empty: read off the module
 	Job    string          // the job's name, which the guest learns; empty means "job"
 	Args   []string        // of a command, after its name
-	Grants *policy.Grants  // nil grants nothing
+	// Request is how a command gets its request; empty means RequestEnvironment. Tasks have a way of their own.
+	Request Request
+	Grants  *policy.Grants // nil grants nothing
 
 	// Source finds what a file grant's source stands for on this host; nil refuses every file grant. See Volumes.
 	Source func(source string) (hostPath string, err error)
@@ -50,6 +52,15 @@ type Options struct {
 	PerSandbox func() []hostcall.Interposer
 	Clock      clock.Clock // nil means the system clock
 }
+
+// Request is how a command gets its request.
+type Request string
+
+// The ways of Request. A command waits for its request where it first asks for it, so that the later way leaves it less to do then.
+const (
+	RequestEnvironment Request = "environment" // CGI (RFC 3875): meta-variables in its environment, the body on its standard input
+	RequestStdin       Request = "stdin"       // SCGI: both on its standard input
+)
 
 // The defaults of Options, as a manifest's.
 const (
@@ -118,6 +129,17 @@ func New(opts Options) (*Program, error) {
 		fail("the module is a %s, not a %s", kind, o.Kind)
 	}
 	p.kind = kind
+	switch o.Request {
+	case "":
+		o.Request = RequestEnvironment
+	case RequestEnvironment:
+	case RequestStdin:
+		if kind == Task {
+			fail("the module is a task, which is given its request in memory: request %q is for commands", o.Request)
+		}
+	default:
+		fail("request %q is neither environment nor stdin", o.Request)
+	}
 	if o.Job == "" {
 		o.Job = "job"
 	}

@@ -33,10 +33,17 @@ type Sandbox struct {
 	room    uint32 // and its capacity
 	scratch []byte
 	stack   [1]uint64
+
+	// of a command
+	parking   *parking
+	bytes     uint64   // of memory when it began to wait
+	successor *Sandbox // what serves in its place once it has expired
+	lost      error    // of closing it when it expired; set before parking.gone is closed
 }
 
-// NewSandbox makes a sandbox and gets it ready: a task is initialised, a command waits at its start. ctx bounds it. While
-// a sandbox starts, guests have no invocation: secret, fetch and the other long calls answer EAGAIN.
+// NewSandbox makes a sandbox and gets it ready: a task is initialised, a command runs up to the first host call that needs its request. ctx
+// bounds it. While a sandbox starts, guests have no invocation: a task's secret, fetch and other long calls answer EAGAIN, and a command waits
+// at such a call. What it logs by then is the start's.
 func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 	s := &Sandbox{program: p, state: &state{program: p}}
 	log := &s.state.log
@@ -56,8 +63,13 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 		return nil, fmt.Errorf("sandbox of %s: %w", p.opts.Job, err)
 	}
 	s.state.system = sys
+	interposers := p.interposers()
+	if p.kind == Command {
+		s.parking = newParking(sys, p.opts.Request == RequestStdin)
+		interposers = append([]hostcall.Interposer{s.parking}, interposers...)
+	}
 	opts := runtime.SandboxOptions{
-		MemoryPages: p.opts.MemoryPages, Interposers: p.interposers(), HostCalls: uint64(p.opts.HostCalls),
+		MemoryPages: p.opts.MemoryPages, Interposers: interposers, HostCalls: uint64(p.opts.HostCalls),
 		Bind: []hostcall.Binding{{Library: wasi.Library(), State: sys}, {Library: taskLibrary, State: s.state}},
 	}
 	if s.base = p.base.get(); s.base != nil {
@@ -82,6 +94,8 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 		if err = s.initialize(ctx); err == nil && p.images() {
 			p.base.take(s)
 		}
+	default:
+		err = s.park(ctx)
 	}
 	s.out.flush()
 	s.err.flush()
@@ -89,6 +103,24 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// park starts a command and has it wait for its request, for a while.
+func (s *Sandbox) park(ctx context.Context) error {
+	if err := s.parking.start(ctx, s.vm); err != nil {
+		return err
+	}
+	s.bytes = uint64(len(s.vm.Memory().Bytes()))
+	s.parking.expiry = s.program.opts.Clock.AfterFunc(maxParked, s.expire)
+	return nil
+}
+
+// expire gives up a command that has waited for too long, and its memory. Serve starts another in its place.
+func (s *Sandbox) expire() {
+	if s.parking.abandon(fateExpired) {
+		s.lost = errors.Join(s.vm.Close(), s.state.system.Close())
+		close(s.parking.gone)
+	}
 }
 
 // Serve hands r to the guest and its answer to w, and returns when the guest is done and nobody uses r or w any more.
@@ -108,6 +140,9 @@ func (s *Sandbox) Serve(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	if r.ContentLength > o.RequestBytes {
 		s.used = false
 		return Result{Reusable: true}, &runtime.LimitError{Limit: "request", Used: uint64(r.ContentLength), Max: uint64(o.RequestBytes)}
+	}
+	if s.parking != nil && !s.parking.take(fateServed) {
+		return s.serveAnew(ctx, w, r, info)
 	}
 	if info.RemoteAddr == "" {
 		info.RemoteAddr = r.RemoteAddr
@@ -146,16 +181,44 @@ func (s *Sandbox) Serve(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	return res, err
 }
 
+// serveAnew serves with a command that is started now, as this one has expired.
+func (s *Sandbox) serveAnew(ctx context.Context, w http.ResponseWriter, r *http.Request, info ServeInfo) (Result, error) {
+	fresh, err := s.program.NewSandbox(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	s.successor = fresh
+	return fresh.Serve(ctx, w, r, info)
+}
+
 // Close ends the sandbox and all that it held open. It may be called twice.
 func (s *Sandbox) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
 	var err error
+	if s.parking != nil {
+		err = s.unpark()
+	}
 	if s.vm != nil {
-		err = s.vm.Close()
+		err = errors.Join(err, s.vm.Close())
 	}
 	return errors.Join(err, s.state.system.Close())
+}
+
+// unpark ends a command that waits, and what serves in its place.
+func (s *Sandbox) unpark() error {
+	if s.parking.expiry != nil {
+		s.parking.expiry.Stop()
+	}
+	if s.parking.abandon(fateClosed) || s.parking.fate.Load() != fateExpired {
+		return nil
+	}
+	<-s.parking.gone
+	if s.successor != nil {
+		return errors.Join(s.lost, s.successor.Close())
+	}
+	return s.lost
 }
 
 // world is the time and randomness that were granted.
@@ -181,5 +244,10 @@ func (p *Program) interposers() []hostcall.Interposer {
 	return all
 }
 
-// MemoryBytes is how much memory the guest has now, in bytes.
-func (s *Sandbox) MemoryBytes() uint64 { return uint64(len(s.vm.Memory().Bytes())) }
+// MemoryBytes is how much memory the guest has now, in bytes; for a command, how much it had when it was started.
+func (s *Sandbox) MemoryBytes() uint64 {
+	if s.parking != nil {
+		return s.bytes
+	}
+	return uint64(len(s.vm.Memory().Bytes()))
+}

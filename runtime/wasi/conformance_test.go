@@ -57,7 +57,7 @@ func TestArgumentsAndEnvironmentAreWrittenWhereTheyFit(t *testing.T) {
 	wantErrno(t, "args_get past the end", g.call("args_get", outAt, end-4), hostcall.EFAULT)
 	wantErrno(t, "args_get past the end", g.call("args_get", end-4, dataAt), hostcall.EFAULT)
 	wantErrno(t, "environ_get past the end", g.call("environ_get", outAt, end-3), hostcall.EFAULT)
-	if err := g.sys.Restart([]string{"A=1", "B=2"}, nil, nil, nil); err != nil {
+	if err := g.sys.Provide([]string{"A=1", "B=2"}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	wantErrno(t, "environ_sizes_get", g.call("environ_sizes_get", outAt, outAt+4), hostcall.Success)

@@ -34,8 +34,15 @@ type stdin struct {
 	closed  bool
 }
 
-func newStdin(r io.Reader, wake func()) *descriptor {
-	s := &stdin{r: r, wake: wake}
+func newStdin(r io.Reader, wake func()) *stdin {
+	s := &stdin{wake: wake}
+	s.set(r)
+	return s
+}
+
+// set has it read r from now on. No Read of another reader is under way.
+func (s *stdin) set(r io.Reader) {
+	s.r, s.direct, s.kind = r, false, typeUnknown
 	switch r := r.(type) {
 	case nil:
 		s.r, s.direct = strings.NewReader(""), true
@@ -45,8 +52,9 @@ func newStdin(r io.Reader, wake func()) *descriptor {
 		s.kind = hostFiletype(r)
 		s.direct = s.kind == typeRegularFile
 	}
-	return &descriptor{res: s, base: rightsStdin}
 }
+
+func (s *stdin) descriptor() *descriptor { return &descriptor{res: s, base: rightsStdin} }
 
 func (s *stdin) filetype() filetype { return s.kind }
 
@@ -117,8 +125,15 @@ type stdout struct {
 	stuck bool // a Write was left behind; there is no more order to keep
 }
 
-func newStdout(w io.Writer) *descriptor {
-	s := &stdout{w: w}
+func newStdout(w io.Writer) *stdout {
+	s := &stdout{}
+	s.set(w)
+	return s
+}
+
+// set has it write to w from now on. No Write to another writer is under way.
+func (s *stdout) set(w io.Writer) {
+	s.w, s.slow, s.kind = w, false, typeUnknown
 	switch w := w.(type) {
 	case nil:
 		s.w = io.Discard
@@ -126,8 +141,9 @@ func newStdout(w io.Writer) *descriptor {
 		s.kind = hostFiletype(w)
 		s.slow = s.kind != typeRegularFile
 	}
-	return &descriptor{res: s, base: rightsStdout}
 }
+
+func (s *stdout) descriptor() *descriptor { return &descriptor{res: s, base: rightsStdout} }
 
 func (s *stdout) filetype() filetype { return s.kind }
 

@@ -67,6 +67,8 @@ type System struct {
 	random    io.Reader
 	fds       table
 	first     []*descriptor // those that New opened
+	stdin     *stdin        // what the first of them stand for, whatever numbers they have by now
+	stdout    *stdout
 	roots     []*root
 	wake      chan struct{} // holds one token when some stream may be ready
 	closing   sync.Once
@@ -101,8 +103,10 @@ func New(opts Options) (*System, error) {
 			errs = append(errs, fmt.Errorf("argument %q contains a zero byte", a))
 		}
 	}
-	s.fds.slots = make([]*descriptor, 3, 8)
-	errs = append(errs, s.Restart(opts.Env, opts.Stdin, opts.Stdout, opts.Stderr))
+	errs = append(errs, checkEnv(opts.Env))
+	s.env = slices.Clone(opts.Env)
+	s.stdin, s.stdout = newStdin(opts.Stdin, s.notify), newStdout(opts.Stdout)
+	s.fds.slots = append(make([]*descriptor, 0, 8), s.stdin.descriptor(), s.stdout.descriptor(), newStdout(opts.Stderr).descriptor())
 	errs = append(errs, s.preopen(opts.Preopens))
 	for _, l := range opts.Listeners {
 		if _, err := s.fds.add(newListener(l, s.notify)); err != nil {
@@ -116,23 +120,11 @@ func New(opts Options) (*System, error) {
 	return s, nil
 }
 
-// Restart gives the next run of the guest its environment and standard streams, as in Options: a sandbox made ahead of
-// its request gets them when the request is there. It must come before the guest runs, or between two runs. The old
-// streams are let go.
-func (s *System) Restart(env []string, stdin io.Reader, stdout, stderr io.Writer) error {
+// checkEnv reports an entry that no environment can hold.
+func checkEnv(env []string) error {
 	for _, e := range env {
 		if strings.IndexByte(e, '=') <= 0 || strings.IndexByte(e, 0) >= 0 {
 			return fmt.Errorf("environment entry %q: want NAME=value without zero bytes", e)
-		}
-	}
-	s.env = append([]string(nil), env...)
-	for i, d := range []*descriptor{newStdin(stdin, s.notify), newStdout(stdout), newStdout(stderr)} {
-		if old := s.fds.slots[i]; old != nil {
-			old.close()
-		}
-		s.fds.slots[i] = d
-		if s.first != nil {
-			s.first[i] = d
 		}
 	}
 	return nil
