@@ -33,8 +33,9 @@ race: deps ## run the tests of concurrent parts under the race detector (needs a
 
 test-wasmtime: ## run the tests of engines and guests on wasmtime (needs a C compiler)
 	@if command -v $${CC:-gcc} >/dev/null 2>&1; then \
-	  CGO_ENABLED=1 $(GO) vet -tags wasmtime ./runtime/... && \
-	  CGO_ENABLED=1 $(GO) test -tags wasmtime -short -timeout 25m ./runtime ./runtime/engine/... ./runtime/wasi ./runtime/guest ; \
+	  CGO_ENABLED=1 $(GO) vet -tags wasmtime ./runtime/... ./cmd/... && \
+	  CGO_ENABLED=1 $(GO) test -tags wasmtime -short -timeout 25m ./runtime ./runtime/engine/... ./runtime/wasi ./runtime/guest && \
+	  CGO_ENABLED=1 $(GO) test -tags wasmtime -run 'Engine|Wasmtime' ./cmd/ripstop ; \
 	else echo "test-wasmtime: no C compiler here; install gcc to build with wasmtime" >&2; exit 1; fi
 
 fmt: ## fail if gofmt would change anything

@@ -51,8 +51,9 @@ type Recorder interface {
 
 // Options configures an Agent. Link is required.
 type Options struct {
-	Link     *Link
-	CodeDir  string            // where the control process puts compiled code, and this one only reads
+	Link *Link
+	// CodeDirs is where the control process puts code, by the engine that it is compiled for. This process only reads there.
+	CodeDirs map[runtime.Engine]string
 	Program  string            // digest of this program's file: code is loaded only if the control process is of it, too
 	Volumes  map[string]string // what file grants' sources stand for: name → directory
 	ReadOnly []string          // names of volumes in which nothing may be changed
@@ -72,7 +73,7 @@ type Options struct {
 // Agent runs tasks. Its methods are safe for concurrent use.
 type Agent struct {
 	opts       Options
-	runtime    *runtime.Runtime
+	engines    *engines
 	reports    *reports
 	compiles   chan struct{}
 	makers     chan struct{}
@@ -90,7 +91,7 @@ type Agent struct {
 	jobs     map[string]*job
 	prepared map[string]*task            // by order id
 	counts   map[string]*hostcall.Counts // of jobs' host calls; all versions of a job share them
-	modules  map[string]*loadedModule
+	modules  map[moduleKey]*loadedModule
 	draining bool
 }
 
@@ -143,28 +144,23 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	if opts.Idle <= 0 {
 		opts.Idle = time.Minute
 	}
-	rt, err := runtime.Open(ctx, RuntimeOptions(opts.CodeDir))
+	engines, err := openEngines(ctx, opts.CodeDirs)
 	if err != nil {
 		return nil, fmt.Errorf("open agent: %w", err)
 	}
 	// What returning to images opens has to be open before the worker confines itself. Without it sandboxes return more slowly.
-	if _, err := rt.Space(); err != nil {
+	if _, err := engines.first.Space(); err != nil {
 		opts.Log.Warn("memory of images", "error", err)
 	}
 	a := &Agent{
-		opts: opts, runtime: rt, reports: newReports(opts.Clock),
+		opts: opts, engines: engines, reports: newReports(opts.Clock),
 		compiles: make(chan struct{}, opts.Compiles), makers: make(chan struct{}, goruntime.GOMAXPROCS(0)),
 		synced: make(chan struct{}), drain: make(chan struct{}), files: wasi.NewGate(fileCalls),
-		jobs: map[string]*job{}, prepared: map[string]*task{}, counts: map[string]*hostcall.Counts{}, modules: map[string]*loadedModule{},
+		jobs: map[string]*job{}, prepared: map[string]*task{}, counts: map[string]*hostcall.Counts{}, modules: map[moduleKey]*loadedModule{},
 	}
 	a.life, a.end = context.WithCancel(context.WithoutCancel(ctx))
 	opts.Recorder.HostCalls(a.hostCalls)
 	return a, nil
-}
-
-// RuntimeOptions is what guests run with, and so what their modules are compiled with: the code lies in dir.
-func RuntimeOptions(dir string) runtime.Options {
-	return runtime.Options{Libraries: guest.Libraries(), CacheDir: dir, Meter: true}
 }
 
 // hostCalls tells how many host calls the jobs that are served have made.
@@ -266,7 +262,7 @@ func (a *Agent) Close() error {
 	for _, t := range tasks {
 		t.retire()
 	}
-	return a.runtime.Close()
+	return a.engines.close()
 }
 
 // effect is an order whose end the control process may wait for.
@@ -543,7 +539,7 @@ func (a *Agent) build(as wire.Assignment) (*task, error) {
 		return nil, fmt.Errorf("read manifest: %w", err)
 	}
 	m.Fill(as.Job)
-	mod, code, err := a.load(ctx, as.Module)
+	mod, code, err := a.load(ctx, moduleKey{runtime.Engine(m.Engine), as.Module})
 	if err != nil {
 		return nil, err
 	}
@@ -576,7 +572,7 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 			return nil, fmt.Errorf("files at %s are granted for writing, and volume %q is read-only on this host", f.Guest, name)
 		}
 	}
-	rules, err := policy.Compile(m.Policy, a.runtime.Table())
+	rules, err := policy.Compile(m.Policy, a.engines.first.Table())
 	if err != nil {
 		return nil, err
 	}
@@ -587,7 +583,7 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 	}
 	counts := a.counts[as.Job]
 	if counts == nil {
-		counts = hostcall.NewCounts(a.runtime.Table())
+		counts = hostcall.NewCounts(a.engines.first.Table())
 		a.counts[as.Job] = counts
 	}
 	a.mu.Unlock()
@@ -616,26 +612,26 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 }
 
 // load loads a module, or waits for whoever does, and makes the caller one of its users.
-func (a *Agent) load(ctx context.Context, digest string) (*loadedModule, *runtime.Module, error) {
+func (a *Agent) load(ctx context.Context, key moduleKey) (*loadedModule, *runtime.Module, error) {
 	a.mu.Lock()
-	m := a.modules[digest]
+	m := a.modules[key]
 	first := m == nil
 	if first {
-		m = &loadedModule{agent: a, digest: digest, ready: make(chan struct{})}
-		a.modules[digest] = m
+		m = &loadedModule{agent: a, key: key, ready: make(chan struct{})}
+		a.modules[key] = m
 	}
 	m.users++
 	a.mu.Unlock()
 	if first {
-		code, err := a.read(ctx, digest)
+		code, err := a.read(ctx, key)
 		if err == nil {
 			m.code = code
 		}
 		m.err = err
 		if err != nil { // the next one tries again
 			a.mu.Lock()
-			if a.modules[digest] == m {
-				delete(a.modules, digest)
+			if a.modules[key] == m {
+				delete(a.modules, key)
 			}
 			a.mu.Unlock()
 		}
@@ -649,7 +645,8 @@ func (a *Agent) load(ctx context.Context, digest string) (*loadedModule, *runtim
 }
 
 // read reads a module and its code, which the control process has compiled.
-func (a *Agent) read(ctx context.Context, digest string) (*runtime.Module, error) {
+func (a *Agent) read(ctx context.Context, key moduleKey) (*runtime.Module, error) {
+	digest := key.digest
 	select {
 	case a.compiles <- struct{}{}:
 		defer func() { <-a.compiles }()
@@ -659,7 +656,11 @@ func (a *Agent) read(ctx context.Context, digest string) (*runtime.Module, error
 	var b []byte
 	var code *runtime.Module
 	for attempt := 1; code == nil; attempt++ {
-		where, err := a.opts.Link.Code(ctx, digest, a.opts.Program)
+		where, err := a.opts.Link.Code(ctx, key.engine, digest, a.opts.Program)
+		if err != nil {
+			return nil, err
+		}
+		rt, err := a.engines.open(ctx, key.engine)
 		if err != nil {
 			return nil, err
 		}
@@ -669,7 +670,7 @@ func (a *Agent) read(ctx context.Context, digest string) (*runtime.Module, error
 			}
 		}
 		// It was there a moment ago. If it is not any more, asking again has it compiled again; here nothing is compiled.
-		if code, err = a.runtime.Load(ctx, b, where); err != nil {
+		if code, err = rt.Load(ctx, b, where); err != nil {
 			if !errors.Is(err, runtime.ErrNoCode) || attempt == 3 {
 				return nil, err
 			}

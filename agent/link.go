@@ -104,10 +104,10 @@ func (l *Link) Module(ctx context.Context, digest string) ([]byte, error) {
 	return b, nil
 }
 
-// Code asks where the compiled code of a module lies, and waits while it is compiled. program is the digest of this program's file.
+// Code asks where the code of a module, compiled for an engine, lies, and waits while it is compiled. program is the digest of this program's file.
 // Refusals of the module are *wire.Problem.
-func (l *Link) Code(ctx context.Context, digest, program string) (runtime.Code, error) {
-	r, err := request(ctx, http.MethodGet, wire.PathCode+digest, nil)
+func (l *Link) Code(ctx context.Context, engine runtime.Engine, digest, program string) (runtime.Code, error) {
+	r, err := request(ctx, http.MethodGet, wire.PathCode+string(engine)+"/"+digest, nil)
 	if err != nil {
 		return runtime.Code{}, err
 	}

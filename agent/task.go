@@ -9,6 +9,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/manifest"
+	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
 	"github.com/ripstop-vm/ripstop/runtime/image"
 )
@@ -257,14 +258,20 @@ func (t *task) shrink(before time.Time) {
 	}
 }
 
+// moduleKey is what tasks have to agree in to share a module.
+type moduleKey struct {
+	engine runtime.Engine
+	digest string
+}
+
 // loadedModule is a compiled module that tasks share.
 type loadedModule struct {
-	agent  *Agent
-	digest string
-	ready  chan struct{} // closed when code or err is set
-	code   moduleCode
-	err    error
-	users  int // under agent.mu
+	agent *Agent
+	key   moduleKey
+	ready chan struct{} // closed when code or err is set
+	code  moduleCode
+	err   error
+	users int // under agent.mu
 }
 
 func (m *loadedModule) release() {
@@ -273,12 +280,12 @@ func (m *loadedModule) release() {
 	m.users--
 	last := m.users == 0
 	if last {
-		delete(a.modules, m.digest)
+		delete(a.modules, m.key)
 	}
 	a.mu.Unlock()
 	if last && m.code != nil {
 		if err := m.code.Close(); err != nil && !errors.Is(err, context.Canceled) {
-			a.opts.Log.Error("close module", "module", m.digest, "error", err)
+			a.opts.Log.Error("close module", "module", m.key.digest, "error", err)
 		}
 	}
 }

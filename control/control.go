@@ -52,9 +52,9 @@ var (
 
 // Runner checks modules and gets versions ready, before they are committed.
 type Runner interface {
-	// Check validates a module in a process of its own, compiles it there, and answers its kind. digest names the bytes that module
-	// gives. Refusals are *wire.Problem.
-	Check(ctx context.Context, digest string, module io.Reader, size int64) (kind string, err error)
+	// Check validates a module in a process of its own, compiles it there for an engine, and answers its kind. digest names the bytes
+	// that module gives. Refusals, of an engine that this program does not have too, are *wire.Problem.
+	Check(ctx context.Context, engine, digest string, module io.Reader, size int64) (kind string, err error)
 	// Prepare has a worker get a ready to serve. done is called once a was committed (true) or given up (false). Refusals are *wire.Problem.
 	Prepare(ctx context.Context, a wire.Assignment) (done func(committed bool), err error)
 	// Applied waits until the workers serve what was committed at revision.

@@ -34,7 +34,7 @@ type stand struct {
 	applied   []uint64
 }
 
-func (r *stand) Check(_ context.Context, _ string, module io.Reader, size int64) (string, error) {
+func (r *stand) Check(_ context.Context, _, _ string, module io.Reader, size int64) (string, error) {
 	n, err := io.Copy(io.Discard, module)
 	if err != nil || n != size {
 		return "", fmt.Errorf("read %d bytes of %d: %w", n, size, err)

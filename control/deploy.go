@@ -109,14 +109,14 @@ func (s *Store) upload(ctx context.Context, module io.Reader) (broker.Blob, erro
 	return blob, storage(err)
 }
 
-// check validates stored bytes.
-func (s *Store) check(ctx context.Context, blob broker.Blob) (kind string, err error) {
+// check validates stored bytes and has them compiled for the engine that m names.
+func (s *Store) check(ctx context.Context, m *manifest.Manifest, blob broker.Blob) (kind string, err error) {
 	r, err := s.blobs.Open(ctx, blob.Digest)
 	if err != nil {
 		return "", err
 	}
 	defer r.Close()
-	return s.runner.Check(ctx, string(blob.Digest), r, blob.Size)
+	return s.runner.Check(ctx, m.Engine, string(blob.Digest), r, blob.Size)
 }
 
 // Deploy makes a new version of a job current, and the job if there is none. A nil module keeps the current one, a nil m
@@ -139,10 +139,13 @@ func (s *Store) Deploy(ctx context.Context, by, job string, module io.Reader, m 
 		return Job{}, Version{}, err
 	}
 	defer unlock()
+	if m == nil {
+		m = &now.version.Manifest // of a new job: the zero manifest
+	}
 	next := Version{Schema: schema, Job: job, Number: now.job.Latest + 1, Created: s.opts.Clock.Now().UTC(), By: by}
 	switch {
 	case module != nil:
-		if next.Kind, err = s.check(ctx, blob); err != nil {
+		if next.Kind, err = s.check(ctx, m, blob); err != nil {
 			return Job{}, Version{}, err
 		}
 		next.Module, next.Size = string(blob.Digest), blob.Size
@@ -150,9 +153,6 @@ func (s *Store) Deploy(ctx context.Context, by, job string, module io.Reader, m 
 		next.Module, next.Size, next.Kind = now.version.Module, now.version.Size, now.version.Kind
 	default:
 		return Job{}, Version{}, unknownJob(job)
-	}
-	if m == nil {
-		m = &now.version.Manifest // of a new job: the zero manifest
 	}
 	if next.Manifest, err = s.settle(m, job, next.Kind); err != nil {
 		return Job{}, Version{}, err

@@ -13,6 +13,7 @@ type Manifest struct {
 	Module       string              `json:"module,omitempty"`      // path of the .wasm file for `ripstop deploy`, relative to the manifest; not stored
 	Kind         string              `json:"kind,omitempty"`        // "command" or "task"; empty: read off the module
 	Isolation    string              `json:"isolation,omitempty"`   // "request" (default): a fresh sandbox each time; "task": one that keeps its state
+	Engine       string              `json:"engine,omitempty"`      // what executes it: "wazero" (default) or "wasmtime"
 	Args         []string            `json:"args,omitempty"`        // of a command, after its name
 	Routes       []Route             `json:"routes,omitempty"`      // default: path /NAME/
 	Limits       Limits              `json:"limits,omitzero"`       // bounds of one sandbox, one invocation and the job

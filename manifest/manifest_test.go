@@ -40,6 +40,7 @@ name: guestbook
 module: build/guestbook.wasm
 kind: task
 isolation: task
+engine: wasmtime
 routes:
   - path: /guestbook/
   - host: book.example.com
@@ -191,7 +192,7 @@ func TestEachProblemIsReportedWhereItIs(t *testing.T) {
 		{"policy:\n- on: fetch", "2:3: policy[0].do: is missing: write deny, allow, stop or set"},
 		{"config: {a: [1]}", "1:13: config.a: a text is wanted, not a list"},
 		{"name: a\nname: b", "2:1: mapping key \"name\" already defined at [1:1]"},
-		{"a: &x 1\nb: *x", "1:1: a: there is no such key: known are name, module, kind, isolation, args, routes, limits, capabilities, policy, config"},
+		{"a: &x 1\nb: *x", "1:1: a: there is no such key: known are name, module, kind, isolation, engine, args, routes, limits, capabilities, policy, config"},
 		{"name: &x a", "1:7: name: anchors, aliases and merges are not supported: write it out"},
 		{"name: !!str a", "1:7: name: tags are not supported"},
 		{"name: a\n---\nname: b", "3:1: a second document: a manifest is one"},

@@ -75,6 +75,9 @@ func (m *Manifest) Fill(name string) {
 	if m.Isolation == "" {
 		m.Isolation = "request"
 	}
+	if m.Engine == "" {
+		m.Engine = "wazero"
+	}
 	if len(m.Routes) == 0 && m.Name != "" {
 		m.Routes = []Route{{Path: "/" + m.Name + "/"}}
 	}
@@ -138,6 +141,11 @@ func (c *checker) manifest(m *Manifest, table *hostcall.Table) {
 	}
 	if m.Isolation == "task" && m.Kind == "command" {
 		c.add("isolation", "a command is a fresh run for each request, and cannot keep a sandbox")
+	}
+	switch m.Engine {
+	case "", "wazero", "wasmtime":
+	default:
+		c.add("engine", "%s is neither wazero nor wasmtime", quote(m.Engine))
 	}
 	c.arguments(m)
 	c.routes(m.Routes)

@@ -16,10 +16,17 @@ func answering(n int32) []byte {
 }
 
 func TestLoadRunsCodeThatWasCompiledBeforeAndCompilesNothing(t *testing.T) {
-	for name, metered := range map[string]bool{"plain": false, "metered": true} {
+	cases := map[string]Options{}
+	for _, engine := range Engines() {
+		cases[string(engine)] = Options{Engine: engine}
+		cases[string(engine)+", metered"] = Options{Engine: engine, Meter: true}
+	}
+	for name, opts := range cases {
 		t.Run(name, func(t *testing.T) {
 			open := func(dir string) *Runtime {
-				r, err := Open(t.Context(), Options{CacheDir: dir, Meter: metered})
+				opts := opts
+				opts.CacheDir = dir
+				r, err := Open(t.Context(), opts)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -85,6 +92,39 @@ func TestLoadRunsCodeThatWasCompiledBeforeAndCompilesNothing(t *testing.T) {
 	}
 }
 
+// TestCodeIsLoadedForItsModuleOnly: code of one module is never run for another, also if somebody gets names wrong.
+func TestCodeIsLoadedForItsModuleOnly(t *testing.T) {
+	for _, engine := range Engines() {
+		dir := t.TempDir()
+		r, err := Open(t.Context(), Options{Engine: engine, CacheDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Compile(t.Context(), answering(42)); err != nil {
+			t.Fatal(err)
+		}
+		code, err := CodeIn(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// wazero may compile what it does not find, since it may write here.
+		if m, err := r.Load(t.Context(), answering(7), code); err == nil {
+			s, err := m.NewSandbox(t.Context(), SandboxOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.Call(t.Context(), "answer"); err != nil || got[0] != 7 {
+				t.Errorf("%s: %v %v", engine, got, err)
+			}
+		} else if !errors.Is(err, ErrNoCode) {
+			t.Errorf("%s: %v", engine, err)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestADirectoryHoldsTheCodeOfOneModule(t *testing.T) {
 	for name, fill := range map[string]func(dir string) error{
 		"nothing":         func(string) error { return nil },
@@ -113,10 +153,13 @@ func TestTheMarkOfAnEngineIsTheSameEachTime(t *testing.T) {
 		}
 		return m
 	}
-	if a, b := mark(Options{}), mark(Options{}); a != b || a == "" {
-		t.Errorf("%q and %q", a, b)
-	}
-	if a, b := mark(Options{}), mark(Options{Endless: true}); a == b {
-		t.Errorf("other code has the same mark, %q", a)
+	for _, engine := range Engines() {
+		plain, endless := Options{Engine: engine}, Options{Engine: engine, Endless: true}
+		if a, b := mark(plain), mark(plain); a != b || a == "" {
+			t.Errorf("%q and %q", a, b)
+		}
+		if a, b := mark(plain), mark(endless); a == b {
+			t.Errorf("other code has the same mark, %q", a)
+		}
 	}
 }

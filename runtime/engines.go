@@ -17,13 +17,23 @@ type Engine string
 const (
 	// Wazero is in every build.
 	Wazero Engine = "wazero"
-	// Wasmtime is in builds with cgo and the build tag `wasmtime`. It has no interpreter and keeps no compiled code; deadlines cost its
-	// guests about nothing.
+	// Wasmtime is in builds with cgo and the build tag `wasmtime`. It has no interpreter; deadlines cost its guests about nothing.
 	Wasmtime Engine = "wasmtime"
 )
 
 // ErrNoEngine reports that this program does not have the engine asked for.
 var ErrNoEngine = errors.New("no such engine in this program")
+
+// Engines are those that this program has, the default first.
+func Engines() []Engine {
+	if hasWasmtime {
+		return []Engine{Wazero, Wasmtime}
+	}
+	return []Engine{Wazero}
+}
+
+// BuildWasmtime is the command that builds a program with wasmtime, for those who lack it.
+const BuildWasmtime = "CGO_ENABLED=1 go build -tags wasmtime ./cmd/ripstop"
 
 // openEngine opens the engine that opts name.
 func openEngine(ctx context.Context, t *hostcall.Table, opts *Options) (engine.Engine, error) {

@@ -9,6 +9,8 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
 
+const hasWasmtime = false
+
 func openWasmtime(*hostcall.Table, *Options) (engine.Engine, error) {
-	return nil, fmt.Errorf("engine wasmtime: %w; build it with: CGO_ENABLED=1 go build -tags wasmtime ./cmd/ripstop", ErrNoEngine)
+	return nil, fmt.Errorf("engine wasmtime: %w; build it with: %s", ErrNoEngine, BuildWasmtime)
 }

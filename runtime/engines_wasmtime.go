@@ -8,6 +8,8 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
 
+const hasWasmtime = true
+
 func openWasmtime(t *hostcall.Table, opts *Options) (engine.Engine, error) {
-	return wasmtime.Open(t, wasmtime.Options{Endless: opts.Endless, Metered: opts.Meter})
+	return wasmtime.Open(t, wasmtime.Options{CodeDir: opts.CacheDir, Endless: opts.Endless, Metered: opts.Meter})
 }

@@ -36,10 +36,13 @@ var ErrNoExport = errors.New("no such exported function")
 // Options configures a Runtime. The zero value compiles, offers no host function and keeps no cache.
 type Options struct {
 	Libraries []*hostcall.Library // what guests may import
-	Bounds    module.Bounds       // of modules; zero fields mean the platform's defaults
-	Engine    Engine              // what executes guests; empty means Wazero
-	Interpret bool                // interpret instead of compiling
-	CacheDir  string              // compiled code between runs; empty for nowhere
+	// Beside is a runtime, of another engine, whose host functions and memories of sandboxes are this one's, too, in place of Libraries
+	// and Memory. It has to be closed after this one.
+	Beside    *Runtime
+	Bounds    module.Bounds // of modules; zero fields mean the platform's defaults
+	Engine    Engine        // what executes guests; empty means Wazero
+	Interpret bool          // interpret instead of compiling
+	CacheDir  string        // compiled code between runs (wasmtime leaves it there for Load alone); empty for nowhere
 	// Endless runs guests without the engine's check for a done context, so that a guest ends only by itself.
 	Endless bool
 	// Meter translates modules before they are compiled (package translate). Guests are then bounded in fuel and stack and see
@@ -65,8 +68,11 @@ func Open(ctx context.Context, opts Options) (*Runtime, error) {
 	if opts.Clock == nil {
 		opts.Clock = clock.System
 	}
-	t, err := hostcall.NewTable(opts.Libraries...)
-	if err != nil {
+	var t *hostcall.Table
+	var err error
+	if opts.Beside != nil {
+		t = opts.Beside.table
+	} else if t, err = hostcall.NewTable(opts.Libraries...); err != nil {
 		return nil, err
 	}
 	e, err := openEngine(ctx, t, &opts)
@@ -74,7 +80,9 @@ func Open(ctx context.Context, opts Options) (*Runtime, error) {
 		return nil, err
 	}
 	r := &Runtime{opts: opts, table: t, engine: e}
-	if opts.Meter {
+	if opts.Meter && opts.Beside != nil && opts.Beside.valid != nil {
+		r.valid = opts.Beside.valid
+	} else if opts.Meter {
 		if r.valid, err = wazero.Open(ctx, t, wazero.Options{Interpret: true, Endless: true}); err != nil {
 			return nil, errors.Join(err, e.Close())
 		}
@@ -88,7 +96,7 @@ func (r *Runtime) Table() *hostcall.Table { return r.table }
 // Close ends the runtime.
 func (r *Runtime) Close() error {
 	err := r.engine.Close()
-	if r.valid != nil {
+	if r.valid != nil && (r.opts.Beside == nil || r.valid != r.opts.Beside.valid) {
 		err = errors.Join(err, r.valid.Close())
 	}
 	r.space.once.Do(func() { r.space.err = ErrClosed })

@@ -79,6 +79,9 @@ type space struct {
 // Space is where sandboxes that begin as images have their memories. The first call tries the ways to return on this
 // machine, for some milliseconds.
 func (r *Runtime) Space() (*image.Space, error) {
+	if r.opts.Beside != nil {
+		return r.opts.Beside.Space()
+	}
 	r.space.once.Do(func() { r.space.space, r.space.err = image.NewSpace(r.opts.Memory) })
 	return r.space.space, r.space.err
 }

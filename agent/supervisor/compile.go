@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/agent/codecache"
 	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/runtime"
 )
 
 // Bounds of a compiler. The child sets the first two, and its processor time, for itself as it starts.
@@ -36,6 +38,12 @@ type CompileResult struct {
 	Problem *wire.Problem `json:"problem,omitempty"`
 }
 
+// target is what is compiled.
+type target struct {
+	engine runtime.Engine
+	module string // digest
+}
+
 // compilation is one that is under way, or has just ended.
 type compilation struct {
 	done  chan struct{} // closed when the rest is set
@@ -48,30 +56,44 @@ type compilation struct {
 type reader func(ctx context.Context) (io.ReadCloser, int64, error)
 
 // Check validates and compiles a module in a process of its own. See control.Runner.
-func (s *Supervisor) Check(ctx context.Context, digest string, module io.Reader, size int64) (string, error) {
-	e, err := s.code(ctx, digest, func(context.Context) (io.ReadCloser, int64, error) { return io.NopCloser(module), size, nil })
+func (s *Supervisor) Check(ctx context.Context, engine, digest string, module io.Reader, size int64) (string, error) {
+	e, err := s.code(ctx, engineNamed(engine), digest, func(context.Context) (io.ReadCloser, int64, error) { return io.NopCloser(module), size, nil })
 	return e.Kind, err
 }
 
-// code finds the sealed code of a module, or has it compiled. Those who want the same at the same time wait for one compiler.
-func (s *Supervisor) code(ctx context.Context, digest string, open reader) (codecache.Entry, error) {
-	if s.opts.Code == nil {
-		return codecache.Entry{}, errors.New("compile a module: there is no code cache")
+// engineNamed is the engine that a manifest names, the default if it names none.
+func engineNamed(name string) runtime.Engine { return cmp.Or(runtime.Engine(name), runtime.Wazero) }
+
+// cache is where the code for an engine is. Without one the program lacks the engine.
+func (s *Supervisor) cache(engine runtime.Engine) (*codecache.Cache, error) {
+	if c := s.opts.Code[engine]; c != nil {
+		return c, nil
 	}
+	return nil, &wire.Problem{Code: "engine-missing", Status: http.StatusUnprocessableEntity, Title: "This server does not have the engine",
+		Detail: fmt.Sprintf("engine %q is not in this server's program: deploy with engine: %s, or run a server that was built with it (%s)", engine, runtime.Wazero, runtime.BuildWasmtime)}
+}
+
+// code finds the sealed code of a module, or has it compiled. Those who want the same at the same time wait for one compiler.
+func (s *Supervisor) code(ctx context.Context, engine runtime.Engine, digest string, open reader) (codecache.Entry, error) {
+	cache, err := s.cache(engine)
+	if err != nil {
+		return codecache.Entry{}, err
+	}
+	what := target{engine, digest}
 	for {
 		s.mu.Lock()
-		c := s.compilations[digest]
+		c := s.compilations[what]
 		mine := c == nil
 		if mine {
 			c = &compilation{done: make(chan struct{})}
-			s.compilations[digest] = c
+			s.compilations[what] = c
 		}
 		s.mu.Unlock()
 		if mine {
-			c.entry, c.err = s.findOrCompile(ctx, digest, open)
+			c.entry, c.err = s.findOrCompile(ctx, cache, what, open)
 			c.left = ctx.Err() != nil
 			s.mu.Lock()
-			delete(s.compilations, digest)
+			delete(s.compilations, what)
 			s.mu.Unlock()
 			close(c.done)
 			return c.entry, c.err
@@ -87,8 +109,9 @@ func (s *Supervisor) code(ctx context.Context, digest string, open reader) (code
 	}
 }
 
-func (s *Supervisor) findOrCompile(ctx context.Context, digest string, open reader) (codecache.Entry, error) {
-	e, err := s.opts.Code.Find(digest)
+func (s *Supervisor) findOrCompile(ctx context.Context, cache *codecache.Cache, what target, open reader) (codecache.Entry, error) {
+	digest := what.module
+	e, err := cache.Find(digest)
 	if err == nil {
 		return e, nil
 	}
@@ -106,7 +129,7 @@ func (s *Supervisor) findOrCompile(ctx context.Context, digest string, open read
 		return codecache.Entry{}, fmt.Errorf("read the module to compile it: %w", err)
 	}
 	defer module.Close()
-	dir, end, err := s.opts.Code.Begin()
+	dir, end, err := cache.Begin()
 	if err != nil {
 		return codecache.Entry{}, err
 	}
@@ -116,19 +139,19 @@ func (s *Supervisor) findOrCompile(ctx context.Context, digest string, open read
 		}
 	}()
 	began := s.opts.Clock.Now()
-	kind, err := s.compile(ctx, dir, module, size)
+	kind, err := s.compile(ctx, what.engine, dir, module, size)
 	if err != nil {
 		return codecache.Entry{}, err
 	}
-	if e, err = s.opts.Code.Seal(digest, kind, dir); err != nil {
+	if e, err = cache.Seal(digest, kind, dir); err != nil {
 		return codecache.Entry{}, err
 	}
-	s.opts.Log.Info("module compiled", "module", digest, "size", size, "took", s.opts.Clock.Now().Sub(began).Round(time.Millisecond))
+	s.opts.Log.Info("module compiled", "module", digest, "engine", what.engine, "size", size, "took", s.opts.Clock.Now().Sub(began).Round(time.Millisecond))
 	return e, nil
 }
 
-// compile runs a compiler, which writes to dir, and answers the module's kind.
-func (s *Supervisor) compile(ctx context.Context, dir string, module io.Reader, size int64) (string, error) {
+// compile runs a compiler for an engine, which writes to dir, and answers the module's kind.
+func (s *Supervisor) compile(ctx context.Context, engine runtime.Engine, dir string, module io.Reader, size int64) (string, error) {
 	// Twice the processor time, and more: it runs behind everything else on a busy machine.
 	wall := 2*s.opts.CompileTime + 30*time.Second
 	ctx, cancel := context.WithTimeout(ctx, wall)
@@ -137,7 +160,7 @@ func (s *Supervisor) compile(ctx context.Context, dir string, module io.Reader, 
 	// Standard input is copied by us: an error of the store must not look like a truncated module.
 	in := &remembering{r: module}
 	cpu := max(1, int64(s.opts.CompileTime/time.Second))
-	cmd := exec.CommandContext(ctx, s.opts.Program, "compile", "--code", dir, "--cpu", strconv.FormatInt(cpu, 10))
+	cmd := exec.CommandContext(ctx, s.opts.Program, "compile", "--code", dir, "--cpu", strconv.FormatInt(cpu, 10), "--engine", string(engine))
 	cmd.Env = []string{"GOMAXPROCS=1", "GOMEMLIMIT=" + strconv.Itoa(CompileAddressSpace/4*3), "GOTRACEBACK=none"}
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, said
@@ -194,26 +217,15 @@ var errReplaced = errors.New("the program's file was replaced while the server r
 
 // tidyCode removes the code of modules that the store has no more, now and every hour, until ctx ends.
 func (s *Supervisor) tidyCode(ctx context.Context, store Store) {
-	if s.opts.Code == nil {
-		return
-	}
 	tick := s.opts.Clock.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
-		modules, err := s.opts.Code.Modules()
-		var old []string
-		for _, digest := range modules {
-			r, _, e := store.Module(ctx, digest)
-			if e == nil {
-				e = r.Close()
-			} else if gone(e) {
-				old, e = append(old, digest), nil
-			}
-			err = errors.Join(err, e)
+		var all error
+		for _, cache := range s.opts.Code {
+			all = errors.Join(all, tidy(ctx, cache, store))
 		}
-		err = errors.Join(err, s.opts.Code.Remove(old...))
-		if err != nil && ctx.Err() == nil {
-			s.opts.Log.Warn("remove code that is not needed", "error", err)
+		if all != nil && ctx.Err() == nil {
+			s.opts.Log.Warn("remove code that is not needed", "error", all)
 		}
 		select {
 		case <-tick.C():
@@ -221,6 +233,22 @@ func (s *Supervisor) tidyCode(ctx context.Context, store Store) {
 			return
 		}
 	}
+}
+
+// tidy removes from a cache the code of modules that the store has no more.
+func tidy(ctx context.Context, cache *codecache.Cache, store Store) error {
+	modules, err := cache.Modules()
+	var old []string
+	for _, digest := range modules {
+		r, _, e := store.Module(ctx, digest)
+		if e == nil {
+			e = r.Close()
+		} else if gone(e) {
+			old, e = append(old, digest), nil
+		}
+		err = errors.Join(err, e)
+	}
+	return errors.Join(err, cache.Remove(old...))
 }
 
 // remembering keeps the error that reading ended with.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/agent/codecache"
 	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
 )
 
@@ -29,7 +30,7 @@ func compiling(t *testing.T, script string) *Supervisor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Options{Program: program, ProgramDigest: "p", Code: c, Ingress: os.Stdin, Log: slog.New(slog.DiscardHandler)})
+	s, err := New(Options{Program: program, ProgramDigest: "p", Code: map[runtime.Engine]*codecache.Cache{runtime.Wazero: c}, Ingress: os.Stdin, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,12 +61,12 @@ func TestWhatACompilerEndsWithIsOursOrTheModules(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := compiling(t, c.script)
-			kind, err := s.Check(t.Context(), digest, strings.NewReader("module"), 6)
+			kind, err := s.Check(t.Context(), "", digest, strings.NewReader("module"), 6)
 			if name == "it compiles" {
 				if err != nil || kind != "task" {
 					t.Errorf("%q %v", kind, err)
 				}
-				if e, err := s.opts.Code.Find(digest); err != nil || e.Kind != "task" {
+				if e, err := s.opts.Code[runtime.Wazero].Find(digest); err != nil || e.Kind != "task" {
 					t.Errorf("%+v %v", e, err)
 				}
 				return
@@ -74,7 +75,7 @@ func TestWhatACompilerEndsWithIsOursOrTheModules(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.text) || errors.As(err, &p) != (c.code != "") || p != nil && p.Code != c.code {
 				t.Errorf("%q %v, want %q: %s", kind, err, c.code, c.text)
 			}
-			if e, err := s.opts.Code.Find(digest); !errors.Is(err, codecache.ErrMissing) {
+			if e, err := s.opts.Code[runtime.Wazero].Find(digest); !errors.Is(err, codecache.ErrMissing) {
 				t.Errorf("%+v %v", e, err)
 			}
 		})
@@ -85,11 +86,11 @@ func TestAWorkerOfAnotherProgramGetsNoCode(t *testing.T) {
 	w, _, h := linked(t, policy.Capabilities{})
 	w.super.opts.ProgramDigest, w.super.opts.Code = "p", compiling(t, "").opts.Code
 	digest := strings.Repeat("0", 64)
-	rec := ask(h, "GET", wire.PathCode+digest, "", "", "", wire.HeaderProgram, "q")
+	rec := ask(h, "GET", wire.PathCode+"wazero/"+digest, "", "", "", wire.HeaderProgram, "q")
 	if rec.Code != 500 || !strings.Contains(rec.Body.String(), "restart the server") {
 		t.Errorf("%d %s", rec.Code, rec.Body)
 	}
-	rec = ask(h, "GET", wire.PathCode+digest, "", "", "", wire.HeaderProgram, "p")
+	rec = ask(h, "GET", wire.PathCode+"wazero/"+digest, "", "", "", wire.HeaderProgram, "p")
 	if rec.Code != 404 || !strings.Contains(rec.Body.String(), "compile-failed") {
 		t.Errorf("a module that the store has not: %d %s", rec.Code, rec.Body)
 	}

@@ -34,7 +34,7 @@ func (w *worker) handler() http.Handler {
 	mux.HandleFunc("GET "+wire.PathOrders, w.serveOrders)
 	mux.HandleFunc("POST "+wire.PathReports, w.takeReports)
 	mux.HandleFunc("GET "+wire.PathModule+"{digest}", w.serveModule)
-	mux.HandleFunc("GET "+wire.PathCode+"{digest}", w.serveCode)
+	mux.HandleFunc("GET "+wire.PathCode+"{engine}/{digest}", w.serveCode)
 	mux.HandleFunc("POST "+wire.PathFetch, w.forGuest(w.fetch))
 	mux.HandleFunc("GET "+wire.PathSecrets, w.forGuest(w.secret))
 	mux.HandleFunc("GET "+wire.PathKV+"{bucket}", w.forGuest(inBucket(w.kvRead)))
@@ -88,7 +88,7 @@ func (w *worker) serveCode(rw http.ResponseWriter, r *http.Request) {
 	var e codecache.Entry
 	err := errReplaced
 	if r.Header.Get(wire.HeaderProgram) == w.super.opts.ProgramDigest {
-		e, err = w.super.code(r.Context(), digest, func(ctx context.Context) (io.ReadCloser, int64, error) { return w.store.Module(ctx, digest) })
+		e, err = w.super.code(r.Context(), engineNamed(r.PathValue("engine")), digest, func(ctx context.Context) (io.ReadCloser, int64, error) { return w.store.Module(ctx, digest) })
 	}
 	if err == nil {
 		_ = json.NewEncoder(rw).Encode(wire.Code{Path: e.Code.Path, SHA256: e.Code.SHA256[:]}) // a worker that is gone needs it no more

@@ -21,6 +21,7 @@ import (
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/manifest"
+	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
 )
 
@@ -49,8 +50,8 @@ type Options struct {
 	Ingress *os.File     // the listener for ingress, handed to each worker
 	Metrics func([]byte) // takes what a worker measured; may be nil
 	Spans   func([]byte) // takes the spans of a worker; may be nil
-	// Code is where compiled code is kept; nil means that nothing can be deployed or started.
-	Code          *codecache.Cache
+	// Code is where compiled code is kept, by engine. For one that is not in it nothing can be deployed or started.
+	Code          map[runtime.Engine]*codecache.Cache
 	ProgramDigest string        // of this program's file (SHA-256): compilers and workers have to be of it
 	CompileTime   time.Duration // of the processor, that a module may take to compile, in whole seconds; 0 means one minute
 	Clock         clock.Clock   // nil means the system clock
@@ -72,7 +73,7 @@ type Supervisor struct {
 	prepared     map[string]*preparation
 	grants       map[string]*jobGrants
 	statuses     map[string]status
-	compilations map[string]*compilation // under way, by module
+	compilations map[target]*compilation // under way
 	draining     bool
 }
 
@@ -130,7 +131,7 @@ func New(opts Options) (*Supervisor, error) {
 	if opts.CompileTime <= 0 {
 		opts.CompileTime = compileTime
 	}
-	s := &Supervisor{opts: opts, compilers: make(chan struct{}, compilers), compilations: map[string]*compilation{}, stop: make(chan struct{}), changed: make(chan struct{}),
+	s := &Supervisor{opts: opts, compilers: make(chan struct{}, compilers), compilations: map[target]*compilation{}, stop: make(chan struct{}), changed: make(chan struct{}),
 		prepared: map[string]*preparation{}, grants: map[string]*jobGrants{}, statuses: map[string]status{}}
 	s.hub = NewHub(s.follow)
 	return s, nil

@@ -105,7 +105,7 @@ type Runner struct {
 }
 
 // Check implements control.Runner.
-func (r *Runner) Check(_ context.Context, _ string, module io.Reader, _ int64) (string, error) {
+func (r *Runner) Check(_ context.Context, _, _ string, module io.Reader, _ int64) (string, error) {
 	head := make([]byte, 4)
 	if _, err := io.ReadFull(module, head); err != nil || !bytes.Equal(head, Module[:4]) {
 		return "", &wire.Problem{Code: "module-invalid", Status: http.StatusUnprocessableEntity, Title: "Module is not valid",

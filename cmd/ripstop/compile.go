@@ -23,7 +23,7 @@ import (
 )
 
 func newCompileCommand() *cobra.Command {
-	var dir string
+	var dir, engine string
 	var cpu uint64
 	cmd := &cobra.Command{
 		Use:    "compile",
@@ -42,7 +42,7 @@ func newCompileCommand() *cobra.Command {
 				return err
 			}
 			wall.Enter(wall.Options{Write: append(coverageDirs(), dir)}) // the worker says what does not hold
-			r, err := compileModule(cmd.Context(), cmd.InOrStdin(), dir)
+			r, err := compileModule(cmd.Context(), cmd.InOrStdin(), runtime.Engine(engine), dir)
 			if err != nil {
 				return err
 			}
@@ -51,13 +51,14 @@ func newCompileCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&dir, "code", "", "directory to leave the code in")
+	cmd.Flags().StringVar(&engine, "engine", string(runtime.Wazero), "engine to compile for")
 	cmd.Flags().Uint64Var(&cpu, "cpu", 0, "seconds of processor time that it may take")
 	return cmd
 }
 
-// compileModule validates the bytes whole, bounds them, audits their imports, and compiles them into dir. A refusal is a result; an
+// compileModule validates the bytes whole, bounds them, audits their imports, and compiles them for an engine into dir. A refusal is a result; an
 // error is ours.
-func compileModule(ctx context.Context, in io.Reader, dir string) (r supervisor.CompileResult, err error) {
+func compileModule(ctx context.Context, in io.Reader, engine runtime.Engine, dir string) (r supervisor.CompileResult, err error) {
 	wasm, err := io.ReadAll(in)
 	if err != nil {
 		return r, fmt.Errorf("read the module: %w", err)
@@ -65,7 +66,7 @@ func compileModule(ctx context.Context, in io.Reader, dir string) (r supervisor.
 	refuse := func(code, title, detail string) (supervisor.CompileResult, error) {
 		return supervisor.CompileResult{Problem: &wire.Problem{Code: code, Status: http.StatusUnprocessableEntity, Title: title, Detail: detail}}, nil
 	}
-	rt, err := runtime.Open(ctx, agent.RuntimeOptions(dir))
+	rt, err := runtime.Open(ctx, agent.RuntimeOptions(engine, dir))
 	if err != nil {
 		return r, err
 	}

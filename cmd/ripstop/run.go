@@ -126,7 +126,11 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 	// A guest with fuel looks up at its ticks.
 	metered := o.fuel != 0
 	endless := o.timeout == 0 && !metered
-	rt, err := runtime.Open(ctx, runtime.Options{Libraries: []*hostcall.Library{wasi.Library()}, Engine: runtime.Engine(o.engine), CacheDir: codeCache(), Endless: endless, Meter: metered})
+	cache := ""
+	if runtime.Engine(o.engine) == runtime.Wazero {
+		cache = codeCache() // the other one reads no code that nobody has authenticated
+	}
+	rt, err := runtime.Open(ctx, runtime.Options{Libraries: []*hostcall.Library{wasi.Library()}, Engine: runtime.Engine(o.engine), CacheDir: cache, Endless: endless, Meter: metered})
 	if errors.Is(err, runtime.ErrNoEngine) {
 		return usage(err)
 	}

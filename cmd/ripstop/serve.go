@@ -185,7 +185,11 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	if err != nil {
 		return refuse(err)
 	}
-	env, err := workerEnv(workerConfig{CodeDir: code.CodeDir(), Volumes: volumes, ReadOnly: readOnly, LogFormat: o.logFormat, LogLevel: o.logLevel, Spans: forwarder != nil, Drain: o.drain})
+	codeDirs := map[runtime.Engine]string{}
+	for engine, cache := range code {
+		codeDirs[engine] = cache.CodeDir()
+	}
+	env, err := workerEnv(workerConfig{CodeDirs: codeDirs, Volumes: volumes, ReadOnly: readOnly, LogFormat: o.logFormat, LogLevel: o.logLevel, Spans: forwarder != nil, Drain: o.drain})
 	if err != nil {
 		return err
 	}
@@ -265,22 +269,36 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	return errors.Join(err, tel.Shutdown(drain), store.Close())
 }
 
-// openCode opens the cache of compiled code in the data directory.
-func openCode(ctx context.Context, data, program string) (c *codecache.Cache, err error) {
-	dir := filepath.Join(data, "cache")
+// openCode opens the caches of compiled code in the data directory, one for each engine that this program has.
+func openCode(ctx context.Context, data, program string) (map[runtime.Engine]*codecache.Cache, error) {
+	caches := map[runtime.Engine]*codecache.Cache{}
+	for _, engine := range runtime.Engines() {
+		dir := filepath.Join(data, "cache")
+		if engine != runtime.Wazero {
+			dir += "-" + string(engine)
+		}
+		mark, err := markIn(ctx, engine, dir)
+		if err != nil {
+			return nil, fmt.Errorf("try engine %s: %w", engine, err)
+		}
+		if caches[engine], err = codecache.Open(codecache.Options{Dir: dir, KeyFile: filepath.Join(data, codeKeyFile), Program: program, Engine: mark}); err != nil {
+			return nil, err
+		}
+	}
+	return caches, nil
+}
+
+// markIn is the mark of an engine, for whose code dir is.
+func markIn(ctx context.Context, engine runtime.Engine, dir string) (mark string, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+		return "", err
 	}
 	temp, err := os.MkdirTemp(dir, "mark-") // the cache removes what does not belong to it
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
-	mark, err := runtime.Mark(ctx, agent.RuntimeOptions(""), temp)
-	if err != nil {
-		return nil, fmt.Errorf("try the engine: %w", err)
-	}
-	return codecache.Open(codecache.Options{Dir: dir, KeyFile: filepath.Join(data, codeKeyFile), Program: program, Engine: mark})
+	return runtime.Mark(ctx, agent.RuntimeOptions(engine, ""), temp)
 }
 
 // statusFrom is how jobs are, as the supervisor of their worker knows it.

@@ -34,7 +34,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	out := filepath.Join(dir, "ripstop")
-	if b, err := exec.Command("go", "build", "-o", out, ".").CombinedOutput(); err != nil {
+	if b, err := exec.Command("go", "build", "-tags", buildTags(), "-o", out, ".").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, b)
 	}
 	return out, nil

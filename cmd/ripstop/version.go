@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ripstop-vm/ripstop/runtime"
 )
 
 // version is set by the linker (-X main.version=v1.2.3) in releases.
@@ -13,16 +15,17 @@ var version = ""
 
 // buildInfo says what this binary is.
 type buildInfo struct {
-	Version string `json:"version"`
-	Commit  string `json:"commit,omitempty"`
-	Go      string `json:"go"`
-	OS      string `json:"os"`
-	Arch    string `json:"arch"`
+	Version string           `json:"version"`
+	Commit  string           `json:"commit,omitempty"`
+	Go      string           `json:"go"`
+	OS      string           `json:"os"`
+	Arch    string           `json:"arch"`
+	Engines []runtime.Engine `json:"engines"` // that guests can run on
 }
 
 // readBuildInfo asks the linker's variable first, then what the go command recorded.
 func readBuildInfo() buildInfo {
-	b := buildInfo{Version: version, Go: goruntime.Version(), OS: goruntime.GOOS, Arch: goruntime.GOARCH}
+	b := buildInfo{Version: version, Go: goruntime.Version(), OS: goruntime.GOOS, Arch: goruntime.GOARCH, Engines: runtime.Engines()}
 	info, ok := debug.ReadBuildInfo()
 	if ok {
 		if b.Version == "" && info.Main.Version != "(devel)" {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ripstop-vm/ripstop/agent/wall"
+	"github.com/ripstop-vm/ripstop/runtime"
 )
 
 // TestMain lets the test binary be the program: its server then starts workers and checkers of the test binary, too.
@@ -29,11 +30,11 @@ func TestMain(m *testing.M) {
 
 // overrun is what hostile native code in a worker tries. It reports on standard error, which the worker shares with its server.
 func overrun(c workerConfig) {
-	data := filepath.Dir(filepath.Dir(c.CodeDir))
+	data := filepath.Dir(filepath.Dir(c.CodeDirs[runtime.Wazero]))
 	parent := strconv.Itoa(os.Getppid())
 	tried := map[string]error{
 		"seals":       list(filepath.Join(data, "cache", "seals")),
-		"code":        os.WriteFile(filepath.Join(c.CodeDir, "mine"), nil, 0o600),
+		"code":        os.WriteFile(filepath.Join(c.CodeDirs[runtime.Wazero], "mine"), nil, 0o600),
 		"volume":      os.WriteFile(filepath.Join(c.Volumes["shared"], "mine"), nil, 0o600),
 		"fixed":       os.WriteFile(filepath.Join(c.Volumes["fixed"], "mine"), nil, 0o600),
 		"credentials": credentials(data),

@@ -20,17 +20,18 @@ import (
 	"github.com/ripstop-vm/ripstop/gateway"
 	"github.com/ripstop-vm/ripstop/internal/telemetry"
 	"github.com/ripstop-vm/ripstop/manifest"
+	"github.com/ripstop-vm/ripstop/runtime"
 )
 
 // workerConfig is what `ripstop serve` tells its worker, as JSON in workerVariable. No credential is in it.
 type workerConfig struct {
-	CodeDir   string            `json:"codeDir,omitempty"` // may be read
-	Volumes   map[string]string `json:"volumes,omitempty"`
-	ReadOnly  []string          `json:"readOnly,omitempty"` // names of volumes in which nothing may be changed
-	LogFormat string            `json:"logFormat,omitempty"`
-	LogLevel  string            `json:"logLevel,omitempty"`
-	Spans     bool              `json:"spans,omitempty"` // spans are wanted
-	Drain     time.Duration     `json:"drain,omitempty"`
+	CodeDirs  map[runtime.Engine]string `json:"codeDirs,omitempty"` // may be read
+	Volumes   map[string]string         `json:"volumes,omitempty"`
+	ReadOnly  []string                  `json:"readOnly,omitempty"` // names of volumes in which nothing may be changed
+	LogFormat string                    `json:"logFormat,omitempty"`
+	LogLevel  string                    `json:"logLevel,omitempty"`
+	Spans     bool                      `json:"spans,omitempty"` // spans are wanted
+	Drain     time.Duration             `json:"drain,omitempty"`
 }
 
 const workerVariable = "RIPSTOP_WORKER"
@@ -92,7 +93,7 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	}
 	var handler *gateway.Handler
 	a, err := agent.Open(ctx, agent.Options{
-		Link: link, CodeDir: c.CodeDir, Program: program, Volumes: c.Volumes, ReadOnly: c.ReadOnly, Log: log, Recorder: tel.Tasks(), Tracer: tel.Tracer(),
+		Link: link, CodeDirs: c.CodeDirs, Program: program, Volumes: c.Volumes, ReadOnly: c.ReadOnly, Log: log, Recorder: tel.Tasks(), Tracer: tel.Tracer(),
 		Routes: func(jobs map[string][]manifest.Route) { handler.SetRoutes(routesOf(jobs, log)) },
 	})
 	if err != nil {
@@ -161,8 +162,8 @@ func confine(log *slog.Logger, c workerConfig) {
 			opts.Write = append(opts.Write, dir)
 		}
 	}
-	if c.CodeDir != "" {
-		opts.Read = append(opts.Read, c.CodeDir)
+	for _, dir := range c.CodeDirs {
+		opts.Read = append(opts.Read, dir)
 	}
 	wall.Log(log, wall.Enter(opts))
 	if taken != nil {

@@ -91,7 +91,7 @@ const (
 	PathOrders  = "/orders"
 	PathReports = "/reports"
 	PathModule  = "/modules/"        // + digest: GET gives the bytes
-	PathCode    = "/code/"           // + digest: GET gives the Code, once it is there; it may be compiled first. HeaderProgram
+	PathCode    = "/code/"           // + engine + "/" + digest: GET gives the Code, once it is there; it may be compiled first. HeaderProgram
 	PathFetch   = "/fetch"           // POST: the request to make, in wire form: HeaderMethod and HeaderURL, other headers after PrefixFetch, body as it is
 	PathKV      = "/kv/"             // + bucket: GET ?key=, GET ?prefix=&after=&limit=, PUT ?key= (HeaderIf), DELETE ?key= (HeaderIf)
 	PathSecrets = "/secrets"         // GET ?name= gives one secret's bytes

@@ -18,7 +18,19 @@ type Code struct {
 }
 
 // Verify fails if the code is not in dir, or was changed.
-func (c Code) Verify(dir string) error {
+func (c Code) Verify(dir string) error { return c.copy(dir, io.Discard) }
+
+// Read is Verify, and answers the very bytes that were verified: whatever becomes of the file, they are the code.
+func (c Code) Read(dir string) ([]byte, error) {
+	var b bytes.Buffer
+	if err := c.copy(dir, &b); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// copy writes the code to w, and fails afterwards if it was not what it should be.
+func (c Code) copy(dir string, w io.Writer) error {
 	path := filepath.FromSlash(c.Path)
 	if !filepath.IsLocal(path) {
 		return fmt.Errorf("%q is not beneath the directory of code", c.Path)
@@ -27,8 +39,13 @@ func (c Code) Verify(dir string) error {
 	if err != nil {
 		return err
 	}
+	if b, ok := w.(*bytes.Buffer); ok {
+		if info, err := f.Stat(); err == nil {
+			b.Grow(int(info.Size()) + bytes.MinRead) // it does not move as it grows
+		}
+	}
 	h := sha256.New()
-	_, err = io.Copy(h, f)
+	_, err = io.Copy(io.MultiWriter(h, w), f)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}

@@ -23,10 +23,15 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/translate"
 )
 
-var _ engine.Engine = (*Engine)(nil)
+var (
+	_ engine.Engine = (*Engine)(nil)
+	_ engine.Loader = (*Engine)(nil)
+)
 
-// Options configures an Engine.
+// Options configures an Engine. The zero value compiles and keeps no code.
 type Options struct {
+	// CodeDir is where the code of modules that are compiled is left, for Load; empty for nowhere. Compile reads nothing there.
+	CodeDir string
 	// Endless leaves out the check for an ended context at loop heads and function entries (wasmtime's epochs). Guests then run
 	// until they return.
 	Endless bool
@@ -38,6 +43,7 @@ type Options struct {
 type Engine struct {
 	engine *C.wasm_engine_t
 	linker *C.wasmtime_linker_t
+	dir    string // of code
 	epochs bool
 
 	open   sync.RWMutex // held, for reading, by whoever uses engine; before mu
@@ -54,7 +60,7 @@ const tickNumber = -1
 
 // Open makes an engine that serves imports from t.
 func Open(t *hostcall.Table, opts Options) (*Engine, error) {
-	e := &Engine{epochs: !opts.Endless && !opts.Metered, live: map[interface{ Close() error }]struct{}{}}
+	e := &Engine{dir: opts.CodeDir, epochs: !opts.Endless && !opts.Metered, live: map[interface{ Close() error }]struct{}{}}
 	e.engine = C.rs_engine_new(C.bool(e.epochs))
 	if e.engine == nil {
 		return nil, errors.New("wasmtime refuses its configuration")
@@ -108,12 +114,31 @@ func failed(err *C.wasmtime_error_t) error {
 
 // Compile implements engine.Engine. It goes on after ctx ends.
 func (e *Engine) Compile(ctx context.Context, wasm []byte) (engine.Module, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, context.Cause(ctx)
-	}
+	wasm = e.prepare(wasm)
+	return e.module(ctx, wasm, func(m *module) error {
+		if err := C.wasmtime_module_new(e.engine, bytes(wasm), C.size_t(len(wasm)), &m.code); err != nil {
+			return failed(err)
+		}
+		if e.dir == "" {
+			return nil
+		}
+		return leave(m.code, wasm, e.dir)
+	})
+}
+
+// prepare makes of a module what is compiled of it.
+func (e *Engine) prepare(wasm []byte) []byte {
 	wasm = format.LowerTables(wasm, engine.MaxTable)
 	if e.epochs {
 		wasm = format.LoopOften(wasm) // wasmtime looks at the epoch at loop heads and function entries only
+	}
+	return wasm
+}
+
+// module makes a module of prepared bytes, whose code get sets.
+func (e *Engine) module(ctx context.Context, wasm []byte, get func(*module) error) (engine.Module, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	e.open.RLock()
 	defer e.open.RUnlock()
@@ -121,13 +146,15 @@ func (e *Engine) Compile(ctx context.Context, wasm []byte) (engine.Module, error
 		return nil, fmt.Errorf("engine: %w", errClosed)
 	}
 	m := &module{engine: e}
-	if err := C.wasmtime_module_new(e.engine, bytes(wasm), C.size_t(len(wasm)), &m.code); err != nil {
-		return nil, failed(err)
+	err := get(m)
+	if m.code != nil {
+		e.add(m)
 	}
-	e.add(m)
-	var err error
-	const any = math.MaxInt32 // bounds are the caller's matter
-	if m.info, err = format.Parse(wasm, format.Bounds{FunctionBytes: any, Size: any}); err != nil {
+	if err == nil {
+		const any = math.MaxInt32 // bounds are the caller's matter
+		m.info, err = format.Parse(wasm, format.Bounds{FunctionBytes: any, Size: any})
+	}
+	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
