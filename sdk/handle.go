@@ -1,8 +1,8 @@
 package sdk
 
 import (
-	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -48,24 +48,34 @@ func Invocation(ctx context.Context) string {
 	return i.invocation
 }
 
-// deadline is a request's context. It looks at the clock when it is first asked, since each look is a host call.
+// deadline is a request's context. It looks at the clock when it is first asked, since each look is a host call, and costs nothing if it
+// never is.
 type deadline struct {
 	left time.Duration
 	info info
 
-	once   sync.Once
-	ctx    context.Context
+	mu     sync.Mutex
+	ctx    context.Context // nil until it is asked
 	cancel context.CancelFunc
 }
 
+// ended is the context of a request whose handler returned without asking for one.
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
 func (d *deadline) start() context.Context {
-	d.once.Do(func() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ctx == nil {
 		if d.left > 0 {
 			d.ctx, d.cancel = context.WithTimeout(context.Background(), d.left)
 		} else {
 			d.ctx, d.cancel = context.WithCancel(context.Background())
 		}
-	})
+	}
 	return d.ctx
 }
 
@@ -81,8 +91,13 @@ func (d *deadline) Value(key any) any {
 
 // end cancels the context; one that nobody asked is canceled from the start.
 func (d *deadline) end() {
-	d.once.Do(func() { d.ctx, d.cancel = context.WithCancel(context.Background()) })
-	d.cancel()
+	d.mu.Lock()
+	if d.ctx == nil {
+		d.ctx, d.cancel = ended, func() {}
+	}
+	cancel := d.cancel
+	d.mu.Unlock()
+	cancel()
 }
 
 // host opens descriptors and starts responses; tests have one of their own.
@@ -100,24 +115,18 @@ func serve(h http.Handler, b []byte, world host) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := q.http(world)
-	if err != nil {
-		return nil, err
-	}
 	ctx := &deadline{left: time.Duration(min(q.timeLeft, 1<<62)), info: info{prefix: q.prefix, invocation: q.invocation}}
+	r := q.http(ctx, world)
 	w := &responseWriter{world: world, header: http.Header{}, head: q.method == http.MethodHead}
-	h.ServeHTTP(w, r.WithContext(ctx))
+	h.ServeHTTP(w, r)
 	ctx.end()
 	_ = r.Body.Close() // what the handler did not read is nobody's
 	return w.finish()
 }
 
 // http is the request as net/http has it.
-func (q *request) http(world host) (*http.Request, error) {
-	u, err := url.ParseRequestURI(q.target)
-	if err != nil {
-		u = &url.URL{Path: q.target} // as in "OPTIONS *"
-	}
+func (q *request) http(ctx context.Context, world host) *http.Request {
+	u := parseTarget(q.target)
 	if q.prefix != "" {
 		if p, ok := strings.CutPrefix(u.Path, q.prefix); ok {
 			u.Path = p
@@ -136,13 +145,13 @@ func (q *request) http(world host) (*http.Request, error) {
 	if !ok {
 		major, minor = 1, 1
 	}
-	r := &http.Request{
+	r := http.Request{
 		Method: q.method, URL: u, Proto: q.protocol, ProtoMajor: major, ProtoMinor: minor, Header: q.header, Host: q.host,
 		RemoteAddr: q.remote, RequestURI: q.target, Body: http.NoBody,
 	}
 	switch q.body {
 	case bodyInline:
-		r.Body = io.NopCloser(bytes.NewReader(bytes.Clone(q.inline)))
+		r.Body = io.NopCloser(strings.NewReader(q.inline))
 		r.ContentLength = int64(len(q.inline))
 	case bodyStream:
 		r.Body = world.open(q.fd)
@@ -151,7 +160,32 @@ func (q *request) http(world host) (*http.Request, error) {
 			r.ContentLength = int64(q.length)
 		}
 	}
-	return r, nil
+	return r.WithContext(ctx)
+}
+
+// parseTarget is url.ParseRequestURI, and for most targets only what is needed of it. What is no URI, as in "OPTIONS *", is a path.
+func parseTarget(target string) *url.URL {
+	path, query, asks := strings.Cut(target, "?")
+	if plain(path) && (query != "" || !asks) && !strings.ContainsFunc(query, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
+		return &url.URL{Path: path, RawQuery: query}
+	}
+	u, err := url.ParseRequestURI(target)
+	if err != nil {
+		u = &url.URL{Path: target}
+	}
+	return u
+}
+
+// plain reports that a path begins at the root and stands for itself, encoded or not.
+func plain(path string) bool {
+	for i := range len(path) {
+		switch c := path[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '/', c == '-', c == '_', c == '.', c == '~':
+		default:
+			return false
+		}
+	}
+	return path != "" && path[0] == '/'
 }
 
 // responseWriter holds a response back until it is whole, too long, or flushed. It implements http.Flusher.
@@ -162,8 +196,9 @@ type responseWriter struct {
 
 	mu     sync.Mutex
 	status int
-	sent   http.Header // the header as it was when the status was written
-	buf    []byte
+	sniff  bool           // the body's first bytes tell its type
+	buf    []byte         // the response as ABI.md has it: the head, room for the body's length, and the body, once the status was written
+	body   int            // where in buf the body begins
 	out    io.WriteCloser // once it streams
 	err    error
 	over   bool
@@ -176,10 +211,11 @@ func (w *responseWriter) Header() http.Header { return w.header }
 func (w *responseWriter) WriteHeader(status int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.writeHeaderLocked(status)
+	w.writeHeaderLocked(status, 0)
 }
 
-func (w *responseWriter) writeHeaderLocked(status int) {
+// writeHeaderLocked takes the header as it is now, and makes room for a body of n bytes.
+func (w *responseWriter) writeHeaderLocked(status, n int) {
 	if w.status != 0 || status >= 100 && status < 200 {
 		return
 	}
@@ -187,10 +223,22 @@ func (w *responseWriter) writeHeaderLocked(status int) {
 		panic(fmt.Sprintf("sdk: invalid status %d", status))
 	}
 	w.status = status
-	w.sent = w.header.Clone()
-	if w.sent == nil {
-		w.sent = http.Header{}
-	}
+	_, typed := w.header["Content-Type"]
+	w.sniff = !typed && len(w.header["Content-Encoding"]) == 0
+	w.setHeadLocked(appendHead(make([]byte, 0, 512+min(n, inlineResponse)), status, w.header))
+}
+
+func (w *responseWriter) setHeadLocked(head []byte) {
+	w.buf = append(head, 0, 0, 0, 0)
+	w.body = len(w.buf)
+}
+
+// typeLocked adds the type of a body that begins with p to the head.
+func (w *responseWriter) typeLocked(p []byte) {
+	w.sniff = false
+	head := w.buf[:w.body-4]
+	binary.LittleEndian.PutUint32(head[4:], binary.LittleEndian.Uint32(head[4:])+1) // the count of fields follows the status
+	w.setHeadLocked(appendString(appendString(head, "Content-Type"), contentType(p)))
 }
 
 func bodyAllowed(status int) bool {
@@ -204,7 +252,7 @@ var errFinished = errors.New("sdk: the handler has returned")
 func (w *responseWriter) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.writeHeaderLocked(http.StatusOK)
+	w.writeHeaderLocked(http.StatusOK, len(p))
 	switch {
 	case w.over:
 		return 0, errFinished
@@ -213,12 +261,10 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	case !bodyAllowed(w.status):
 		return 0, http.ErrBodyNotAllowed
 	}
-	if len(w.buf) == 0 && w.out == nil && len(p) > 0 {
-		if _, ok := w.sent["Content-Type"]; !ok && w.sent.Get("Content-Encoding") == "" {
-			w.sent.Set("Content-Type", http.DetectContentType(p))
-		}
+	if w.sniff && w.out == nil && len(p) > 0 {
+		w.typeLocked(p)
 	}
-	if w.out == nil && len(w.buf)+len(p) <= inlineResponse {
+	if w.out == nil && len(w.buf)-w.body+len(p) <= inlineResponse {
 		w.buf = append(w.buf, p...)
 		return len(p), nil
 	}
@@ -240,12 +286,12 @@ func (w *responseWriter) startLocked() error {
 	if w.out != nil || w.err != nil {
 		return w.err
 	}
-	w.writeHeaderLocked(http.StatusOK)
-	if w.out, w.err = w.world.respond(appendHead(nil, w.status, w.sent)); w.err != nil {
+	w.writeHeaderLocked(http.StatusOK, 0)
+	if w.out, w.err = w.world.respond(w.buf[:w.body-4]); w.err != nil {
 		return w.err
 	}
-	if len(w.buf) > 0 && !w.head {
-		_, w.err = w.out.Write(w.buf)
+	if body := w.buf[w.body:]; len(body) > 0 && !w.head {
+		_, w.err = w.out.Write(body)
 	}
 	w.buf = nil
 	return w.err
@@ -275,7 +321,7 @@ func (w *responseWriter) finish() ([]byte, error) {
 	if w.err != nil {
 		return nil, w.err // the head was refused: there is no response
 	}
-	w.writeHeaderLocked(http.StatusOK)
-	b := make([]byte, 0, len(w.buf)+512)
-	return appendString(appendHead(b, w.status, w.sent), w.buf), nil
+	w.writeHeaderLocked(http.StatusOK, 0)
+	binary.LittleEndian.PutUint32(w.buf[w.body-4:], uint32(len(w.buf)-w.body))
+	return w.buf, nil
 }

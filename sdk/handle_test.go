@@ -87,7 +87,7 @@ func TestHandlerSeesItsRequest(t *testing.T) {
 				b, err := io.ReadAll(r.Body)
 				fmt.Fprint(w, string(b), r.ContentLength, err)
 			})
-			q := request{method: "POST", target: c.target, prefix: c.prefix, protocol: "HTTP/1.1", invocation: "i", timeLeft: uint64(time.Minute), length: 3, body: bodyInline, inline: []byte("abc")}
+			q := request{method: "POST", target: c.target, prefix: c.prefix, protocol: "HTTP/1.1", invocation: "i", timeLeft: uint64(time.Minute), length: 3, body: bodyInline, inline: "abc"}
 			b, err := serve(h, message(q), fakeHost{})
 			if err != nil {
 				t.Fatal(err)

@@ -31,72 +31,102 @@ type request struct {
 	length   uint64 // of the body, unknownLength if it is not known
 	header   http.Header
 	body     byte
-	inline   []byte // a view of the message
+	inline   string
 	fd       uint32
 }
 
+// reader takes fields off a message. What it gives are parts of one string: a copy for each field would be most of what reading costs.
 type reader struct {
-	b   []byte
+	s   string
 	bad bool
 }
 
-func (r *reader) take(n uint64) []byte {
-	if n > uint64(len(r.b)) {
-		r.bad, r.b = true, nil
-		return nil
+func (r *reader) take(n uint64) string {
+	if n > uint64(len(r.s)) {
+		r.bad, r.s = true, ""
+		return ""
 	}
-	v := r.b[:n:n]
-	r.b = r.b[n:]
+	v := r.s[:n]
+	r.s = r.s[n:]
 	return v
 }
 
 func (r *reader) uint32() uint32 {
-	if v := r.take(4); v != nil {
-		return binary.LittleEndian.Uint32(v)
+	s := r.s
+	if len(s) < 4 {
+		r.bad, r.s = true, ""
+		return 0
 	}
-	return 0
+	r.s = s[4:]
+	return uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | uint32(s[3])<<24
 }
 
 func (r *reader) uint64() uint64 {
-	if v := r.take(8); v != nil {
-		return binary.LittleEndian.Uint64(v)
-	}
-	return 0
+	low := uint64(r.uint32())
+	return low | uint64(r.uint32())<<32
 }
 
-func (r *reader) bytes() []byte  { return r.take(uint64(r.uint32())) }
-func (r *reader) string() string { return string(r.bytes()) }
+func (r *reader) string() string { return r.take(uint64(r.uint32())) }
 
 func (r *reader) header() http.Header {
 	n := r.uint32()
-	if uint64(n)*8 > uint64(len(r.b)) { // each field takes two lengths
-		r.bad, r.b = true, nil
+	if uint64(n)*8 > uint64(len(r.s)) { // each field takes two lengths
+		r.bad, r.s = true, ""
+		return http.Header{}
 	}
-	h := http.Header{}
+	h := make(http.Header, min(n, 64))
+	values := make([]string, n) // as many as there are bytes for
 	for i := uint32(0); i < n && !r.bad; i++ {
 		name, value := r.string(), r.string()
-		if !r.bad {
-			h.Add(name, value)
+		if r.bad {
+			break
+		}
+		if !canonical(name) {
+			name = http.CanonicalHeaderKey(name)
+		}
+		if have := h[name]; have != nil {
+			h[name] = append(have, value)
+		} else {
+			values[i] = value
+			h[name] = values[i : i+1 : i+1]
 		}
 	}
 	return h
 }
 
+// canonical reports that a field's name is in its canonical form for sure, as a host of ours sends it. It spares requests the setting up of
+// net/textproto.
+func canonical(name string) bool {
+	upper := true
+	for i := range len(name) {
+		c := name[i]
+		switch {
+		case 'A' <= c && c <= 'Z' && upper, 'a' <= c && c <= 'z' && !upper, '0' <= c && c <= '9':
+			upper = false
+		case c == '-':
+			upper = true
+		default:
+			return false
+		}
+	}
+	return true
+}
+
 // decodeRequest reads a request. What follows the fields that are known here is left alone: a later host may say more.
 func decodeRequest(b []byte) (request, error) {
-	r := reader{b: b}
+	r := reader{s: string(b)}
 	q := request{
 		method: r.string(), scheme: r.string(), host: r.string(), target: r.string(), prefix: r.string(), protocol: r.string(),
 		remote: r.string(), invocation: r.string(),
 	}
 	q.timeLeft, q.length, q.header = r.uint64(), r.uint64(), r.header()
-	if v := r.take(1); v != nil {
+	if v := r.take(1); v != "" {
 		q.body = v[0]
 	}
 	switch q.body {
 	case bodyNone:
 	case bodyInline:
-		q.inline = r.bytes()
+		q.inline = r.string()
 	case bodyStream:
 		q.fd = r.uint32()
 	default:
@@ -116,7 +146,7 @@ func appendString[S string | []byte](b []byte, s S) []byte {
 // appendHeader writes the fields sorted by name.
 func appendHeader(b []byte, h http.Header) []byte {
 	n := 0
-	names := make([]string, 0, len(h))
+	names := make([]string, 0, 16) // on the stack, mostly
 	for name, values := range h {
 		names = append(names, name)
 		n += len(values)
@@ -172,7 +202,7 @@ func unexpected(err error) error {
 
 // decodeHead reads the head of a response.
 func decodeHead(b []byte) (status int, h http.Header, err error) {
-	r := reader{b: b}
+	r := reader{s: string(b)}
 	status = int(r.uint32())
 	h = r.header()
 	if r.bad || status < 100 || status > 999 {
@@ -183,9 +213,9 @@ func decodeHead(b []byte) (status int, h http.Header, err error) {
 
 // decodeItems reads the payload of a kv_list.
 func decodeItems(b []byte) ([]Item, error) {
-	r := reader{b: b}
+	r := reader{s: string(b)}
 	n := r.uint32()
-	if uint64(n)*20 > uint64(len(r.b)) {
+	if uint64(n)*20 > uint64(len(r.s)) {
 		return nil, errMessage
 	}
 	items := make([]Item, 0, n)

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -82,7 +84,7 @@ func TestVectorsAreReadAndWritten(t *testing.T) {
 			invocation: c.Invocation, timeLeft: c.TimeLeft, length: c.Length, header: c.Header, body: c.Body, fd: c.FD,
 		}
 		if c.Body == bodyInline {
-			want.inline = []byte(c.Inline)
+			want.inline = c.Inline
 		}
 		for _, more := range []string{"", "ff00"} {
 			got, err := decodeRequest(unhex(t, c.Bytes+more))
@@ -122,6 +124,9 @@ func TestVectorsAreReadAndWritten(t *testing.T) {
 }
 
 func FuzzRequest(f *testing.F) {
+	for _, target := range []string{"/", "/a?b=c", "/a?", "/a b", "//host/a", "/a%2fb", "/a#b", "*", "/ä", "/a?b#c", "/a;b", "/a?b\x00", ""} {
+		f.Add(message(request{method: "GET", target: target, header: http.Header{"X-A": {"1", "2"}, "x_b": {""}}}))
+	}
 	f.Add([]byte{})
 	f.Add(bytes.Repeat([]byte{0}, 61))
 	f.Add(bytes.Repeat([]byte{0xff}, 61))
@@ -130,8 +135,10 @@ func FuzzRequest(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := q.http(fakeHost{}); err != nil {
-			t.Fatal(err)
+		r := q.http(t.Context(), fakeHost{})
+		want, err := url.ParseRequestURI(q.target)
+		if err == nil && q.prefix == "" && strings.HasPrefix(want.Path, "/") && *r.URL != *want {
+			t.Errorf("the target %q became %+v, want %+v", q.target, *r.URL, *want)
 		}
 	})
 }

@@ -61,12 +61,10 @@ func TestARenewedStateDrawsFromTheFreshSeed(t *testing.T) {
 	if err := r.Renew(mem, bytes.NewReader(bytes.Repeat([]byte{7}, 32))); err != nil {
 		t.Fatal(err)
 	}
-	le := binary.LittleEndian
-	s := mem[at:]
-	if !bytes.Equal(s[chachaSeed:chachaSeed+32], bytes.Repeat([]byte{7}, 32)) || le.Uint32(s[chachaI:]) != 32 || le.Uint32(s[chachaN:]) != 32 || le.Uint32(s[chachaC:]) != 0 {
-		t.Errorf("%x", s[chachaSeed:chachaBytes])
+	putState(was[at:], [32]byte(bytes.Repeat([]byte{7}, 32)), 0)
+	if want := was[at : at+chachaBytes]; !bytes.Equal(mem[at:at+chachaBytes], want) {
+		t.Errorf("%x, want %x", mem[at:at+chachaBytes], want)
 	}
-	copy(mem[at+chachaSeed:at+chachaBytes], was[at+chachaSeed:])
 	if !bytes.Equal(mem, was) {
 		t.Error("other bytes were written, too")
 	}
