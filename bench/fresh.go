@@ -297,13 +297,13 @@ func (r *returning) back() error {
 }
 
 // newExtism compiles a plugin.
-func (b *bench) newExtism(ctx context.Context, wasm []byte) (*extism.CompiledPlugin, error) {
+func (b *bench) newExtism(ctx context.Context, wasm []byte, functions ...extism.HostFunction) (*extism.CompiledPlugin, error) {
 	cache, err := wazero.NewCompilationCacheWithDir(filepath.Join(b.cache, "wazero"))
 	if err != nil {
 		return nil, err
 	}
 	return extism.NewCompiledPlugin(ctx, extism.Manifest{Wasm: []extism.Wasm{extism.WasmData{Data: wasm}}},
-		extism.PluginConfig{EnableWasi: true, RuntimeConfig: wazero.NewRuntimeConfig().WithCompilationCache(cache)}, nil)
+		extism.PluginConfig{EnableWasi: true, RuntimeConfig: wazero.NewRuntimeConfig().WithCompilationCache(cache)}, functions)
 }
 
 // freshPlugin measures a new instance of a plugin, a call, and its end.
