@@ -21,7 +21,7 @@ type bell struct {
 }
 
 func newBell(l *link) *bell {
-	return &bell{link: l, channel: l.opts.Prefix + ":bell", rung: make(chan struct{})}
+	return &bell{link: l, channel: l.keys.prefix + ":bell", rung: make(chan struct{})}
 }
 
 // listen answers a channel that is closed when something may be ready.

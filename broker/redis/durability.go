@@ -3,10 +3,13 @@ package redis
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/ripstop-vm/ripstop/broker"
 )
 
 // Level says what of an acknowledged change survives on the server itself.
@@ -67,6 +70,16 @@ func (d Durability) String() string {
 	return d.Server + " (" + strings.Join(d.Contracts, ", ") + "): what is acknowledged " + text
 }
 
+// ParseLevel reads the name of a level that may be asked for. It fails with broker.ErrInvalid.
+func ParseLevel(name string) (Level, error) {
+	for _, l := range levels {
+		if string(l) == name && l != LevelUnknown {
+			return l, nil
+		}
+	}
+	return "", fmt.Errorf("durability %.40q: always, second, system or none: %w", name, broker.ErrInvalid)
+}
+
 // durability is what a server's settings say.
 type durability struct {
 	level       Level
@@ -77,15 +90,31 @@ var levels = []Level{LevelNone, LevelUnknown, LevelSystem, LevelSecond, LevelAlw
 
 // weaker says that a server promises less than another.
 func (d durability) weaker(than durability) bool {
-	rank := func(l Level) int {
-		for i, have := range levels {
-			if have == l {
-				return i
-			}
-		}
-		return 0
+	have, other := slices.Index(levels, d.level), slices.Index(levels, than.level)
+	return have < other || have == other && d.minReplicas < than.minReplicas
+}
+
+// satisfies says what to set where less is promised than was asked for.
+func (d durability) satisfies(opts Options, where string) error {
+	bad := func(what, set string, args ...any) error {
+		return fmt.Errorf("%s: %w: %s; %s; nothing was changed", where, ErrSettings, what, fmt.Sprintf(set, args...))
 	}
-	return rank(d.level) < rank(than.level) || d.level == than.level && d.minReplicas < than.minReplicas
+	policy := map[Level]string{LevelAlways: "always", LevelSecond: "everysec", LevelSystem: "no"}
+	switch {
+	case opts.Require == "":
+		return nil
+	case opts.Require != LevelNone && d.level == LevelUnknown:
+		return bad("what it acknowledges survives nobody knows what, as the user may not run CONFIG GET", "allow it: +config|get, or accept that: durability none")
+	case slices.Index(levels, d.level) >= slices.Index(levels, opts.Require):
+	case d.level == LevelNone:
+		return bad("appendonly is no, so that what it acknowledges is lost when it ends in disorder", "set appendonly to yes and appendfsync to %s, or accept that: durability none", policy[opts.Require])
+	default:
+		return bad("appendfsync is "+policy[d.level]+", which promises less than durability "+string(opts.Require), "set appendfsync to %s, or accept that: durability %s", policy[opts.Require], d.level)
+	}
+	if opts.Replicas > 0 && d.minReplicas >= 0 && d.minReplicas < opts.Replicas {
+		return bad(fmt.Sprintf("min-replicas-to-write is %d, so that a master which is cut off accepts changes that are lost", d.minReplicas), "set it to %d", opts.Replicas)
+	}
+	return nil
 }
 
 func (d durability) durability(l *link) Durability {

@@ -216,13 +216,70 @@ func TestAStoreOfANewerVersionIsRefused(t *testing.T) {
 	refuses(t, server.URL(), Options{}, broker.ErrNewer, "schema is \"2\"", "newer version")
 }
 
+func TestAServerThatPromisesLessThanIsAskedForIsRefused(t *testing.T) {
+	t.Parallel()
+	server := redistest.StartTCP(t)
+	for _, c := range []struct {
+		settings []string // name, value
+		opts     Options
+		words    []string // of the refusal; none: it does
+	}{
+		{nil, Options{Require: LevelNone}, nil},
+		{nil, Options{Require: LevelSystem}, []string{"appendonly is no", "set appendonly to yes and appendfsync to no", "durability none"}},
+		{nil, Options{Require: LevelAlways}, []string{"appendonly to yes and appendfsync to always"}},
+		{[]string{"appendonly", "yes", "appendfsync", "everysec"}, Options{Require: LevelSecond}, nil},
+		{nil, Options{Require: LevelAlways}, []string{"appendfsync is everysec", "set appendfsync to always", "durability second"}},
+		{[]string{"appendfsync", "no"}, Options{Require: LevelSystem}, nil},
+		{nil, Options{Require: LevelSecond}, []string{"appendfsync is no", "set appendfsync to everysec", "durability system"}},
+		{[]string{"appendfsync", "always"}, Options{Require: LevelAlways}, nil},
+		{nil, Options{Require: LevelAlways, Replicas: 2}, []string{"min-replicas-to-write is 0", "set it to 2"}},
+	} {
+		if len(c.settings) > 0 {
+			server.Must(append([]string{"CONFIG", "SET"}, c.settings...)...)
+		}
+		if len(c.words) > 0 {
+			refuses(t, server.URL(), c.opts, ErrSettings, append(c.words, "nothing was changed")...)
+			continue
+		}
+		c.opts.Prefix = fmt.Sprintf("test%d", prefixes.Add(1))
+		mustOpen(t, server.URL(), c.opts)
+	}
+	user(server, "ripstop")
+	server.Must("ACL", "SETUSER", "ripstop", "-config|get")
+	url := fmt.Sprintf("redis://ripstop:secret@%s", server.Addr())
+	refuses(t, url, Options{Require: LevelSystem}, ErrSettings, "+config|get", "durability none")
+	mustOpen(t, url, Options{Require: LevelNone})
+}
+
+func TestAServerIsWrittenToOnceAllDo(t *testing.T) {
+	t.Parallel()
+	good, bad := redistest.Start(t, "appendonly yes", "appendfsync always"), redistest.Start(t)
+	refuses(t, good.URL(), Options{Buckets: bad.URL(), Require: LevelAlways}, ErrSettings, "appendonly is no")
+	if n := good.Must("DBSIZE"); n != "0" {
+		t.Errorf("the server that would do has %s keys", n)
+	}
+}
+
+func TestPrefixesOfAURLKeepStoresApart(t *testing.T) {
+	t.Parallel()
+	server := redistest.StartTCP(t)
+	a, b := mustOpen(t, server.URL()+"?prefix=a", Options{}), mustOpen(t, server.URL()+"?prefix=b", Options{})
+	everyContract(t, a)
+	if a.Incarnation() == b.Incarnation() {
+		t.Error("two prefixes are one store")
+	}
+	if at, err := b.records.number(t.Context()); err != nil || at != 0 {
+		t.Errorf("the other store is at %d, %v", at, err)
+	}
+}
+
 func TestBadOptionsAreNamedTogether(t *testing.T) {
 	t.Parallel()
-	_, err := Open(t.Context(), Options{URL: "redis://localhost", Prefix: "a{b", Timeout: 1, Replicas: -1})
+	_, err := Open(t.Context(), Options{URL: "redis://localhost", Prefix: "a{b", Timeout: 1, Replicas: -1, Require: "most"})
 	if !errors.Is(err, broker.ErrInvalid) {
 		t.Fatalf("open answers %v", err)
 	}
-	for _, word := range []string{"a{b", "1ns", "-1 replicas"} {
+	for _, word := range []string{"a{b", "1ns", "-1 replicas", "most"} {
 		if !strings.Contains(err.Error(), word) {
 			t.Errorf("the error does not name %s: %v", word, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,14 +27,15 @@ type Options struct {
 	//	redis+sentinel://user:password@s1:26379,s2:26379/mymaster?db=0
 	//	redis+cluster://user:password@h1:6379,h2:6379
 	//
-	// rediss+sentinel and rediss+cluster are these over TLS. Parameters: db; ca, cert and key (files in PEM);
-	// server_name; sentinel_user and sentinel_password.
+	// rediss+sentinel and rediss+cluster are these over TLS. Parameters: db; prefix, in place of Prefix; ca, cert and key (files in
+	// PEM); server_name; sentinel_user and sentinel_password.
 	URL string
 	// Where a contract is kept, if elsewhere; empty means URL.
 	Records, Leases, Blobs, Queue, Buckets string
 
 	Prefix      string // of all keys; letters, digits, '-', '_', '.' and ':'; empty means "ripstop"
 	Incarnation string // the store that must be met; empty: any, and a new one is made if there is none
+	Require     Level  // what the servers' settings have to promise at least; empty: nothing
 
 	Replicas     int           // how many replicas must have a change before it is acknowledged (WAIT); 0: none
 	ReplicaWait  time.Duration // for how long to wait for them, less than Timeout; 0 means one second, or half of Timeout if that is less
@@ -68,7 +70,7 @@ func (o Options) filled() (Options, error) {
 			errs = append(errs, fmt.Errorf(what+": %w", append(args, broker.ErrInvalid)...))
 		}
 	}
-	check(strings.Trim(o.Prefix, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:") == "" && len(o.Prefix) <= 64, "prefix %.80q: up to 64 letters, digits, '-', '_', '.' and ':'", o.Prefix)
+	check(validPrefix(o.Prefix), "prefix %.80q: "+prefixForm, o.Prefix)
 	check(o.Replicas >= 0, "%d replicas", o.Replicas)
 	check(o.ReplicaWait >= time.Millisecond && o.ReplicaWait < o.Timeout, "a wait of %s for replicas (1 ms to less than the timeout of %s)", o.ReplicaWait, o.Timeout)
 	check(o.Timeout >= 10*time.Millisecond, "a timeout of %s (at least 10 ms)", o.Timeout)
@@ -76,7 +78,14 @@ func (o Options) filled() (Options, error) {
 	check(o.History > 0 && o.HistoryBytes > 0, "a history of %d commits and %d bytes", o.History, o.HistoryBytes)
 	check(o.MaxBlob > 0, "blobs of at most %d bytes", o.MaxBlob)
 	check(!strings.Contains(o.Incarnation, "-"), "incarnation %.80q", o.Incarnation)
+	check(o.Require == "" || slices.Contains(levels, o.Require), "durability %.80q", o.Require)
 	return o, errors.Join(errs...)
+}
+
+const prefixForm = "up to 64 letters, digits, '-', '_', '.' and ':'"
+
+func validPrefix(p string) bool {
+	return p != "" && len(p) <= 64 && strings.Trim(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:") == ""
 }
 
 // kind is how servers are found.
@@ -97,6 +106,7 @@ type target struct {
 	db                             int
 	user, password                 string
 	sentinelUser, sentinelPassword string
+	prefix                         string // of keys; empty means that of the options
 	tls                            bool
 	ca, cert, key, serverName      string
 }
@@ -108,6 +118,12 @@ func (t target) String() string {
 		name += " (master " + t.master + ")"
 	}
 	return name
+}
+
+// CheckURL says what is wrong with a URL, as Open would. The error shows no password.
+func CheckURL(raw string) error {
+	_, err := parseURL(raw)
+	return err
 }
 
 // parseURL reads a URL. Its errors match broker.ErrInvalid and show no password.
@@ -191,6 +207,10 @@ func parseURL(raw string) (target, error) {
 	for name := range params {
 		switch name {
 		case "db":
+		case "prefix":
+			if t.prefix = params.Get("prefix"); !validPrefix(t.prefix) {
+				return bad("prefix %.80q: "+prefixForm, t.prefix)
+			}
 		case "ca", "cert", "key", "server_name":
 			if !t.tls {
 				return bad("%s needs TLS: rediss", name)

@@ -21,6 +21,7 @@ func TestURLs(t *testing.T) {
 		"redis://:pass@[::1]":                           {kind: single, network: "tcp", addrs: []string{"[::1]:6379"}, password: "pass"},
 		"redis://[::1]:7000?db=2":                       {kind: single, network: "tcp", addrs: []string{"[::1]:7000"}, db: 2},
 		"unix:///run/redis.sock?db=1":                   {kind: single, network: "unix", addrs: []string{"/run/redis.sock"}, db: 1},
+		"redis://h?prefix=team-a":                       {kind: single, network: "tcp", addrs: []string{"h:6379"}, prefix: "team-a"},
 		"redis+sentinel://a,b:2/m?sentinel_password=x":  {kind: sentinel, network: "tcp", addrs: []string{"a:26379", "b:2"}, master: "m", sentinelPassword: "x"},
 		"rediss+cluster://u:p@a:1,b:2,c?server_name=s.": {kind: cluster, network: "tcp", addrs: []string{"a:1", "b:2", "c:6379"}, user: "u", password: "p", tls: true, serverName: "s."},
 	} {
@@ -30,7 +31,7 @@ func TestURLs(t *testing.T) {
 	}
 	for _, url := range []string{
 		"", "localhost:6379", "http://h", "redis://", "redis://a,b", "redis://h:0", "redis://h:65536", "redis://h:x", "redis://h/x", "redis://h?db=-1",
-		"redis://h?who=me", "redis://h?ca=x", "rediss://h?cert=x", "unix://relative", "unix://", "redis+sentinel://h", "redis+sentinel://h/a/b",
+		"redis://h?who=me", "redis://h?prefix=", "redis://h?prefix=a{b", "redis://h?ca=x", "rediss://h?cert=x", "unix://relative", "unix://", "redis+sentinel://h", "redis+sentinel://h/a/b",
 		"redis+cluster://h/1", "redis+cluster://h?db=1", "redis://h?sentinel_user=u", "redis://u:%zz@h", "redis://h h", "redis://::1",
 	} {
 		if got, err := parseURL(url); !errors.Is(err, broker.ErrInvalid) {
@@ -46,7 +47,7 @@ func TestURLs(t *testing.T) {
 }
 
 func FuzzParseURL(f *testing.F) {
-	for _, s := range []string{"redis://u:p@h:1/3", "unix:///x?db=1", "redis+sentinel://a,b:2/m", "rediss+cluster://[::1]:7,b?ca=x"} {
+	for _, s := range []string{"redis://u:p@h:1/3", "redis://h?prefix=p", "unix:///x?db=1", "redis+sentinel://a,b:2/m", "rediss+cluster://[::1]:7,b?ca=x"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -82,13 +82,11 @@ func Open(ctx context.Context, opts Options) (_ *Store, err error) {
 		if l.target, err = parseURL(url); err != nil {
 			return nil, fmt.Errorf("open %s: %w", strings.Join(l.serves, ", "), err)
 		}
-		l.keys = keys{prefix: opts.Prefix, cluster: l.target.kind == cluster}
+		l.keys = keys{prefix: cmp.Or(l.target.prefix, opts.Prefix), cluster: l.target.kind == cluster}
 	}
-	want := opts.Incarnation
-	for _, l := range s.links {
-		if want, err = l.check(ctx, want); err != nil {
-			return nil, err
-		}
+	want, err := s.meet(ctx, opts.Incarnation)
+	if err != nil {
+		return nil, err
 	}
 	s.incarnation = want
 	s.records = newRecords(recordsLink)
@@ -152,11 +150,9 @@ func (s *Store) Durability() []Durability {
 func (s *Store) Adopt(ctx context.Context) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	want, err := "", error(nil)
-	for _, l := range s.links {
-		if want, err = l.check(ctx, want); err != nil {
-			return "", fmt.Errorf("adopt: %w", err)
-		}
+	want, err := s.meet(ctx, "")
+	if err != nil {
+		return "", fmt.Errorf("adopt: %w", err)
 	}
 	for _, l := range s.links {
 		l.identity.Store(identityOf(want))
@@ -172,31 +168,49 @@ func (s *Store) Adopt(ctx context.Context) (string, error) {
 // broker.ErrClosed. It may be called twice.
 func (s *Store) Close() error { return s.close() }
 
-// check looks at the server with a connection of its own, and sets or reads the identity. It answers the incarnation.
-func (l *link) check(ctx context.Context, want string) (string, error) {
-	probe := &link{target: l.target, opts: l.opts, keys: l.keys}
-	if err := probe.open(nil); err != nil {
-		return "", err
+// meet looks at all servers, with connections of its own, and only then reads or writes their identity. It answers the incarnation.
+func (s *Store) meet(ctx context.Context, want string) (string, error) {
+	probes := make([]*link, len(s.links))
+	for i, l := range s.links {
+		probes[i] = &link{target: l.target, opts: l.opts, keys: l.keys}
+		defer probes[i].close()
+		if err := probes[i].check(ctx); err != nil {
+			return "", err
+		}
+		l.found = probes[i].found
 	}
-	defer probe.close()
+	for _, p := range probes {
+		var err error
+		if want, err = p.identify(ctx, want); err != nil {
+			return "", err
+		}
+	}
+	return want, nil
+}
+
+// check opens the link and finds out whether the server does.
+func (l *link) check(ctx context.Context) error {
+	if err := l.open(nil); err != nil {
+		return err
+	}
 	where := l.target.String()
-	masters, err := probe.masters(ctx)
+	masters, err := l.masters(ctx)
 	if err != nil {
-		return "", explain(where, err)
+		return explain(where, err)
 	}
 	for i, c := range masters {
 		d, err := inspect(ctx, c, where)
 		if err != nil {
-			return "", err
+			return err
 		}
 		if i == 0 || d.weaker(l.found) {
 			l.found = d
 		}
 	}
-	if err := l.checkAccess(ctx, masters[0], where); err != nil {
-		return "", err
+	if err := l.found.satisfies(l.opts, where); err != nil {
+		return err
 	}
-	return probe.identify(ctx, want)
+	return l.checkAccess(ctx, masters[0], where)
 }
 
 // masters answers a client for each server that takes writes.
@@ -291,7 +305,7 @@ func (l *link) checkAccess(ctx context.Context, c *redis.Client, where string) e
 		return nil
 	case !slices.ContainsFunc(commands, func(name string) bool { return !slices.Contains(missing, name) }):
 		return fmt.Errorf("%s: %w: user %.80q may not use keys that begin with %s: or {%s:; allow them: ACL SETUSER %.80s ~%s:* ~{%s:*; nothing was changed",
-			where, broker.ErrAccess, l.user(), l.opts.Prefix, l.opts.Prefix, l.user(), l.opts.Prefix, l.opts.Prefix)
+			where, broker.ErrAccess, l.user(), l.keys.prefix, l.keys.prefix, l.user(), l.keys.prefix, l.keys.prefix)
 	}
 	return fmt.Errorf("%s: %w: user %.80q may not run %s; allow it: ACL SETUSER %.80s +%s; nothing was changed",
 		where, broker.ErrAccess, l.user(), strings.Join(missing, ", "), l.user(), strings.Join(missing, " +"))
