@@ -67,6 +67,10 @@ func (s *Server) problem(c echo.Context, err error) *wire.Problem {
 		}
 		return &q
 	}
+	if p := control.StorageProblem(err); p != nil {
+		s.opts.Log.Error("api request failed", "method", c.Request().Method, "path", c.Path(), "error", err)
+		return p
+	}
 	var e *echo.HTTPError
 	switch {
 	case errors.As(err, &e):

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/ripstop-vm/ripstop/broker"
+	"github.com/ripstop-vm/ripstop/broker/tenure"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 )
 
@@ -50,15 +51,37 @@ func unknownJob(name string) error {
 // storage turns errors of the broker that a user can do something about into problems.
 func storage(err error) error {
 	var p *wire.Problem
-	switch {
-	case err == nil || errors.As(err, &p):
+	if err == nil || errors.As(err, &p) {
 		return err
-	case errors.Is(err, broker.ErrFull):
-		return &refusal{&wire.Problem{Code: "storage-full", Status: http.StatusInsufficientStorage, Title: "The server's disk is full", Detail: err.Error()}, err}
-	case errors.Is(err, broker.ErrReadOnly):
-		return &refusal{&wire.Problem{Code: "storage-read-only", Status: http.StatusInsufficientStorage, Title: "The server's disk is read-only", Detail: err.Error()}, err}
-	case errors.Is(err, broker.ErrTooLarge):
-		return &refusal{&wire.Problem{Code: "too-large", Status: http.StatusRequestEntityTooLarge, Title: "Too large", Detail: err.Error()}, err}
+	}
+	if p := StorageProblem(err); p != nil {
+		return &refusal{p, err}
 	}
 	return err
+}
+
+// StorageProblem puts an error of the broker into words for a user; nil if it is not about how the storage is. Nothing was changed
+// wherever the text says so.
+func StorageProblem(err error) *wire.Problem {
+	for _, known := range []struct {
+		err    error
+		status int
+		code   string
+		title  string
+	}{
+		{broker.ErrFull, http.StatusInsufficientStorage, "storage-full", "The server's storage is full"},
+		{broker.ErrReadOnly, http.StatusInsufficientStorage, "storage-read-only", "The server's storage is read-only"},
+		{broker.ErrTooLarge, http.StatusRequestEntityTooLarge, "too-large", "Too large"},
+		{broker.ErrIncarnation, http.StatusServiceUnavailable, "storage-replaced", "The broker holds another store"},
+		{broker.ErrRewound, http.StatusServiceUnavailable, "storage-rewound", "The broker lost changes"},
+		{broker.ErrAccess, http.StatusServiceUnavailable, "storage-denied", "The broker denies access"},
+		{broker.ErrUnavailable, http.StatusServiceUnavailable, "storage-unavailable", "The broker is not available"},
+		{tenure.ErrTaken, http.StatusServiceUnavailable, "storage-taken", "Another server has the store"},
+		{broker.ErrCorrupt, http.StatusInternalServerError, "storage-corrupt", "The server's storage is corrupt"},
+	} {
+		if errors.Is(err, known.err) {
+			return &wire.Problem{Code: known.code, Status: known.status, Title: known.title, Detail: err.Error()}
+		}
+	}
+	return nil
 }

@@ -43,6 +43,8 @@ type Store struct {
 	mu      sync.Mutex
 	entries int    // in the audit log, about
 	mark    string // of the records' revisions, once known
+	served  served
+	known   map[string]Token // by key: those that there were when the store could be read last
 }
 
 // Change says how the assignments changed. Reset asks the reader to forget all it knew and to take All instead. Else, an
@@ -70,6 +72,7 @@ const (
 	VerbRead   Verb = "read"
 	VerbDeploy Verb = "deploy"
 	VerbInvoke Verb = "invoke"
+	VerbBackup Verb = "backup" // what a backup has in it opens everything: it is for whoever keeps backups
 	VerbAdmin  Verb = "admin"
 )
 
@@ -99,6 +102,8 @@ const (
 	AuditSecretRemove = "secret.remove"
 	AuditTokenCreate  = "token.create"
 	AuditTokenRevoke  = "token.revoke"
+	AuditAdopt        = "broker.adopt"
+	AuditBackup       = "backup"
 	AuditDenied       = "denied"      // a host call that policy refused; sampled
 	AuditObserved     = "observed"    // a host call that a rule would have refused, did it not only observe; sampled
 	AuditWorkerDied   = "worker.died" // Job was running in it
@@ -161,7 +166,7 @@ func New(records broker.Records, blobs broker.Blobs, buckets broker.Buckets, run
 		return nil, fmt.Errorf("open control: %w", err)
 	}
 	s.entries, s.mark = len(entries), at.Mark
-	return s, nil
+	return s, s.learnTokens(ctx)
 }
 
 func setDefault[T comparable](field *T, value T) {

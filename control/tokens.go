@@ -60,11 +60,11 @@ func checkToken(name string, ttl time.Duration, scope *Scope) error {
 		return bad("there is no entitlement %q; there is %q", scope.Entitlement, entitlement)
 	}
 	if len(scope.Verbs) == 0 {
-		return bad("a token needs a verb: read, deploy, invoke or admin")
+		return bad("a token needs a verb: read, deploy, invoke, backup or admin")
 	}
 	for _, v := range scope.Verbs {
-		if !slices.Contains([]Verb{VerbRead, VerbDeploy, VerbInvoke, VerbAdmin}, v) {
-			return bad("there is no verb %q; there are read, deploy, invoke and admin", string(v))
+		if !slices.Contains([]Verb{VerbRead, VerbDeploy, VerbInvoke, VerbBackup, VerbAdmin}, v) {
+			return bad("there is no verb %q; there are read, deploy, invoke, backup and admin", string(v))
 		}
 	}
 	slices.Sort(scope.Verbs)
@@ -129,6 +129,7 @@ func (s *Store) storeToken(ctx context.Context, by, name string, ttl time.Durati
 	if err != nil {
 		return Token{}, fmt.Errorf("create token %s: %w", name, err)
 	}
+	s.knowToken(tokenKey(secret), t, true)
 	return t, nil
 }
 
@@ -194,6 +195,9 @@ func (s *Store) RevokeToken(ctx context.Context, by, nameOrID string) error {
 	if errors.Is(err, broker.ErrConflict) {
 		return refuse(http.StatusNotFound, "token-unknown", "Unknown token", "token %s was revoked at the same time", t.Name)
 	}
+	if err == nil {
+		s.knowToken(r.Key, Token{}, false)
+	}
 	return err
 }
 
@@ -204,11 +208,85 @@ func (s *Store) Authenticate(ctx context.Context, secret string) (Token, error) 
 	if !strings.HasPrefix(secret, tokenPrefix) || len(secret) > 100 {
 		return Token{}, denied
 	}
-	t, err := s.token(ctx, tokenKey(secret))
+	key := tokenKey(secret)
+	t, err := s.token(ctx, key)
+	if lost(err) {
+		if known, ok := s.knownToken(key); ok {
+			t, err = known, nil
+		}
+	} else if err == nil || errors.Is(err, broker.ErrNotFound) {
+		s.knowToken(key, t, err == nil)
+	}
 	if errors.Is(err, broker.ErrNotFound) || err == nil && expired(t, s.opts.Clock.Now()) {
 		return Token{}, denied
 	}
 	return t, err
+}
+
+// lost says that the store is not there, or is another one.
+func lost(err error) bool {
+	for _, known := range []error{broker.ErrUnavailable, broker.ErrIncarnation, broker.ErrRewound, broker.ErrAccess} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
+}
+
+// learnTokens notes all tokens, so that operators can look at a server, and tell it what to do, whose store is lost. It is the
+// one server that changes them, so that what it knows is what there was.
+func (s *Store) learnTokens(ctx context.Context) error {
+	records, _, err := s.records.List(ctx, broker.Range{Prefix: tokensPrefix})
+	if err != nil {
+		return err
+	}
+	known := make(map[string]Token, len(records))
+	for _, r := range records {
+		if known[r.Key], err = decode[Token](r); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known = known
+	return nil
+}
+
+func (s *Store) knownToken(key string) (Token, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, ok := s.known[key]
+	return t, ok
+}
+
+func (s *Store) knowToken(key string, t Token, there bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if there {
+		s.known[key] = t
+	} else {
+		delete(s.known, key)
+	}
+}
+
+// Adopted has the server go on with another store in the place of its own: what it knew of that one is forgotten, and the change is
+// written down. what says what happened.
+func (s *Store) Adopted(ctx context.Context, by, what string) error {
+	// Without a token there is none that could look at the log; Bootstrap comes first.
+	if err := s.Bootstrap(ctx, s.opts.DataDir); err != nil {
+		return err
+	}
+	entries, at, err := s.records.List(ctx, broker.Range{Prefix: auditPrefix})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.entries, s.mark = len(entries), at.Mark
+	s.mu.Unlock()
+	if err := s.learnTokens(ctx); err != nil {
+		return err
+	}
+	return s.Audit(ctx, AuditEntry{Kind: AuditAdopt, By: by, Detail: what})
 }
 
 // Bootstrap makes a token for everything if the store has no token yet, and writes its secret to DIR/token (mode 0600).
