@@ -26,6 +26,15 @@ type ServerInterface interface {
 	// ReadAudit Changes, denied API calls and denied host calls, newest first
 	// (GET /v1/audit)
 	ReadAudit(ctx echo.Context, params ReadAuditParams) error
+	// ReadBackup A backup of everything, keys and secrets included
+	// (GET /v1/backup)
+	ReadBackup(ctx echo.Context) error
+	// GetBroker Where the server keeps its state, how that is, and what an acknowledgement survives
+	// (GET /v1/broker)
+	GetBroker(ctx echo.Context) error
+	// AdoptBroker Go on with the store that the broker holds now
+	// (POST /v1/broker/adopt)
+	AdoptBroker(ctx echo.Context) error
 	// ListJobs All jobs, by name
 	// (GET /v1/jobs)
 	ListJobs(ctx echo.Context) error
@@ -152,6 +161,33 @@ func (w *ServerInterfaceWrapper) ReadAudit(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ReadAudit(ctx, params)
+	return err
+}
+
+// ReadBackup converts echo context to params.
+func (w *ServerInterfaceWrapper) ReadBackup(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReadBackup(ctx)
+	return err
+}
+
+// GetBroker converts echo context to params.
+func (w *ServerInterfaceWrapper) GetBroker(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetBroker(ctx)
+	return err
+}
+
+// AdoptBroker converts echo context to params.
+func (w *ServerInterfaceWrapper) AdoptBroker(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.AdoptBroker(ctx)
 	return err
 }
 
@@ -547,6 +583,9 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/tokens", wrapper.CreateToken, options.OperationMiddlewares["createToken"]...)
 	router.DELETE(options.BaseURL+"/v1/tokens/:token", wrapper.RevokeToken, options.OperationMiddlewares["revokeToken"]...)
 	router.GET(options.BaseURL+"/v1/audit", wrapper.ReadAudit, options.OperationMiddlewares["readAudit"]...)
+	router.GET(options.BaseURL+"/v1/broker", wrapper.GetBroker, options.OperationMiddlewares["getBroker"]...)
+	router.POST(options.BaseURL+"/v1/broker/adopt", wrapper.AdoptBroker, options.OperationMiddlewares["adoptBroker"]...)
+	router.GET(options.BaseURL+"/v1/backup", wrapper.ReadBackup, options.OperationMiddlewares["readBackup"]...)
 	router.GET(options.BaseURL+"/v1/version", wrapper.GetVersion, options.OperationMiddlewares["getVersion"]...)
 	router.GET(options.BaseURL+"/v1/manifest.schema.json", wrapper.GetManifestSchema, options.OperationMiddlewares["getManifestSchema"]...)
 	router.GET(options.BaseURL+"/v1/openapi.yaml", wrapper.GetDescription, options.OperationMiddlewares["getDescription"]...)

@@ -76,6 +76,7 @@ type Hub interface {
 type Options struct {
 	Control        Control
 	Hub            Hub
+	Broker         Broker                                     // nil: what concerns it is not found
 	Metrics        http.Handler                               // serves /metrics; nil: 404
 	Ready          func() error                               // nil error: the server takes deploys and serves jobs; nil: always
 	Status         func(job string, version uint64) JobStatus // how a job's current version is; nil: always ready

@@ -355,10 +355,10 @@ func (s *Server) CreateToken(c echo.Context) error {
 	if scope.Entitlement == "" {
 		scope.Entitlement = caller(c).Scope.Entitlement
 	}
-	known := []control.Verb{control.VerbRead, control.VerbDeploy, control.VerbInvoke, control.VerbAdmin}
+	known := []control.Verb{control.VerbRead, control.VerbDeploy, control.VerbInvoke, control.VerbBackup, control.VerbAdmin}
 	for _, v := range n.Verbs {
 		if !slices.Contains(known, control.Verb(v)) {
-			return newProblem(http.StatusUnprocessableEntity, "bad-token", "Token cannot be made", "unknown verb %q; there are read, deploy, invoke and admin", shorten(v))
+			return newProblem(http.StatusUnprocessableEntity, "bad-token", "Token cannot be made", "unknown verb %q; there are read, deploy, invoke, backup and admin", shorten(v))
 		}
 		scope.Verbs = append(scope.Verbs, control.Verb(v))
 	}

@@ -111,6 +111,25 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/audit (the `ReadAudit` operationId).
 	ReadAudit(ctx context.Context, params *ReadAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ReadBackup A backup of everything, keys and secrets included
+	//
+	// A tar archive of one moment. An answer that was cut off is no backup; `ripstop restore` refuses it.
+	//
+	// Corresponds with GET /v1/backup (the `ReadBackup` operationId).
+	ReadBackup(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetBroker Where the server keeps its state, how that is, and what an acknowledgement survives
+	//
+	// Corresponds with GET /v1/broker (the `GetBroker` operationId).
+	GetBroker(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AdoptBroker Go on with the store that the broker holds now
+	//
+	// For a broker that holds another store than before, none any more, or an earlier state. What that store does not have is gone.
+	//
+	// Corresponds with POST /v1/broker/adopt (the `AdoptBroker` operationId).
+	AdoptBroker(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListJobs All jobs, by name
 	//
 	// Corresponds with GET /v1/jobs (the `ListJobs` operationId).
@@ -306,6 +325,55 @@ func (c *Requester) GetReadiness(ctx context.Context, reqEditors ...RequestEdito
 // Corresponds with GET /v1/audit (the `ReadAudit` operationId).
 func (c *Requester) ReadAudit(ctx context.Context, params *ReadAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewReadAuditRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReadBackup A backup of everything, keys and secrets included
+//
+// A tar archive of one moment. An answer that was cut off is no backup; `ripstop restore` refuses it.
+//
+// Corresponds with GET /v1/backup (the `ReadBackup` operationId).
+func (c *Requester) ReadBackup(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReadBackupRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetBroker Where the server keeps its state, how that is, and what an acknowledgement survives
+//
+// Corresponds with GET /v1/broker (the `GetBroker` operationId).
+func (c *Requester) GetBroker(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetBrokerRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AdoptBroker Go on with the store that the broker holds now
+//
+// For a broker that holds another store than before, none any more, or an earlier state. What that store does not have is gone.
+//
+// Corresponds with POST /v1/broker/adopt (the `AdoptBroker` operationId).
+func (c *Requester) AdoptBroker(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAdoptBrokerRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -852,6 +920,87 @@ func NewReadAuditRequest(server string, params *ReadAuditParams) (*http.Request,
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewReadBackupRequest constructs an http.Request for the ReadBackup method
+func NewReadBackupRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/backup")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetBrokerRequest constructs an http.Request for the GetBroker method
+func NewGetBrokerRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/broker")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAdoptBrokerRequest constructs an http.Request for the AdoptBroker method
+func NewAdoptBrokerRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/broker/adopt")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}

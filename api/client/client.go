@@ -304,3 +304,24 @@ func lines[T any](ctx context.Context, c *Client, res *http.Response, err error,
 	}
 	return nil
 }
+
+// Broker says where the server keeps its state and how that is.
+func (c *Client) Broker(ctx context.Context) (b model.BrokerReport, err error) {
+	res, err := c.raw.GetBroker(ctx)
+	return b, c.read(ctx, &b, res, err)
+}
+
+// Adopt has the server go on with the store that its broker holds now.
+func (c *Client) Adopt(ctx context.Context) (b model.BrokerReport, err error) {
+	res, err := c.raw.AdoptBroker(ctx)
+	return b, c.read(ctx, &b, res, err)
+}
+
+// Backup opens a backup of everything. The caller closes it; a read that fails means that it is none.
+func (c *Client) Backup(ctx context.Context) (io.ReadCloser, error) {
+	res, err := c.raw.ReadBackup(ctx)
+	if res, err = c.check(ctx, res, err); err != nil {
+		return nil, err
+	}
+	return res.Body, nil
+}

@@ -19,7 +19,7 @@ type AuditEntry struct {
 	Invocation string `json:"invocation,omitempty"`
 	Job        string `json:"job,omitempty"`
 
-	// Kind deploy, rollback, remove, secret.set, secret.remove, token.create, token.revoke, denied (a host call), observed (one that a rule which only observes would have denied), api.denied, worker.died.
+	// Kind deploy, rollback, remove, secret.set, secret.remove, token.create, token.revoke, backup, broker.adopt, denied (a host call), observed (one that a rule which only observes would have denied), api.denied, worker.died.
 	Kind string `json:"kind"`
 
 	// Omitted Entries like this one that were left out before it.
@@ -31,6 +31,44 @@ type AuditEntry struct {
 // AuditList defines model for AuditList.
 type AuditList struct {
 	Entries []AuditEntry `json:"entries"`
+}
+
+// BrokerReport defines model for BrokerReport.
+type BrokerReport struct {
+	// Adopted What an adoption did.
+	Adopted string `json:"adopted,omitempty"`
+
+	// Blobs Where modules are: broker, or file.
+	Blobs string `json:"blobs"`
+
+	// Incarnation Random; it stays with the store.
+	Incarnation string `json:"incarnation"`
+
+	// Kind embedded or redis.
+	Kind string `json:"kind"`
+
+	// Problem What is wrong and what to do about it.
+	Problem string `json:"problem,omitempty"`
+
+	// Since When the state began.
+	Since time.Time `json:"since"`
+
+	// State ready; or what is wrong: unavailable, replaced, rewound, denied, taken, failed.
+	State  string        `json:"state"`
+	Stores []BrokerStore `json:"stores"`
+}
+
+// BrokerStore A server of the broker, or the folder of the embedded one, as it was when the server began.
+type BrokerStore struct {
+	Contracts []string `json:"contracts"`
+
+	// Level always, second, system, none or unknown.
+	Level string `json:"level"`
+	Name  string `json:"name"`
+
+	// Promise What an acknowledgement survives.
+	Promise string `json:"promise"`
+	Version string `json:"version,omitempty"`
 }
 
 // CreatedToken defines model for CreatedToken.
@@ -152,7 +190,7 @@ type Scope struct {
 	// Entitlement Absent: all.
 	Entitlement string `json:"entitlement,omitempty"`
 
-	// Verbs read (look, follow), deploy (change jobs), invoke, admin (everything; secrets, tokens and the audit log need it).
+	// Verbs read (look, follow), deploy (change jobs), invoke, backup (take backups, which hold all keys), admin (everything; secrets, tokens and the audit log need it).
 	Verbs []string `json:"verbs"`
 }
 
@@ -232,6 +270,9 @@ type SecretName = string
 
 // TokenID defines model for TokenID.
 type TokenID = string
+
+// BrokerAnswer defines model for BrokerAnswer.
+type BrokerAnswer = BrokerReport
 
 // JobAnswer A job and its current version.
 type JobAnswer = Job

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -253,6 +252,14 @@ func Restore(ctx context.Context, dir string, r io.Reader) (b Backup, err error)
 	return x.Backup, x.publish(dir)
 }
 
+// CheckBackup reads a backup to its end and says what is in it, as Restore would find it. It writes nothing, and fails as Restore does for
+// one that was changed, cut or is newer; what is inside the databases is not looked at.
+func CheckBackup(ctx context.Context, r io.Reader) (Backup, error) {
+	x := &extractor{ctx: ctx, digests: map[string]digest{}}
+	err := x.all(r)
+	return x.Backup, err
+}
+
 // lockEmpty takes the lock of a folder that has nothing in it.
 func lockEmpty(dir string) (*os.File, error) {
 	found, err := os.ReadDir(dir)
@@ -270,7 +277,7 @@ func lockEmpty(dir string) (*os.File, error) {
 type extractor struct {
 	Backup
 	ctx     context.Context
-	dir     string
+	dir     string            // empty: nothing is written
 	digests map[string]digest // of what was read
 	foot    map[string]digest
 	folders map[string]bool // that are to be synced
@@ -362,37 +369,44 @@ func (x *extractor) head(t io.Reader, h *tar.Header) error {
 }
 
 func (x *extractor) extract(t io.Reader, h *tar.Header) error {
-	path := filepath.Join(x.dir, filepath.FromSlash(h.Name))
-	if folder := filepath.Dir(path); !x.folders[folder] {
-		if err := os.MkdirAll(folder, 0o700); err != nil {
-			return explain("make folder", folder, err)
-		}
-		x.folders[folder], x.folders[filepath.Dir(folder)] = true, true
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
+	if _, twice := x.digests[h.Name]; twice {
 		return broken("%s is in it twice", h.Name)
 	}
-	if err != nil {
-		return explain("make", path, err)
-	}
-	sum := sha256.New()
-	from := &failedReader{r: t}
-	n, err := io.Copy(contextWriter{x.ctx, io.MultiWriter(f, sum)}, from)
-	if err == nil {
-		err = errors.Join(os.Chtimes(path, h.ModTime, h.ModTime), f.Sync())
-	}
-	err = errors.Join(err, f.Close())
+	from, sum := &failedReader{r: t}, sha256.New()
+	n, err := x.place(h, from, sum)
 	switch {
 	case from.err != nil:
 		return readError(from.err)
 	case err != nil:
-		return explain("write", path, err)
+		return err
 	}
 	x.digests[h.Name] = digest{n, hex.EncodeToString(sum.Sum(nil))}
 	x.Files++
 	x.Bytes += n
 	return nil
+}
+
+// place writes an entry to its file, if anything is written, and to sum.
+func (x *extractor) place(h *tar.Header, from io.Reader, sum io.Writer) (int64, error) {
+	if x.dir == "" {
+		return io.Copy(contextWriter{x.ctx, sum}, from)
+	}
+	path := filepath.Join(x.dir, filepath.FromSlash(h.Name))
+	if folder := filepath.Dir(path); !x.folders[folder] {
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return 0, explain("make folder", folder, err)
+		}
+		x.folders[folder], x.folders[filepath.Dir(folder)] = true, true
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return 0, explain("make", path, err)
+	}
+	n, err := io.Copy(contextWriter{x.ctx, io.MultiWriter(f, sum)}, from)
+	if err == nil {
+		err = errors.Join(os.Chtimes(path, h.ModTime, h.ModTime), f.Sync())
+	}
+	return n, explain("write", path, errors.Join(err, f.Close()))
 }
 
 // failedReader remembers why a reader failed, so that it is not taken for a failure to write.

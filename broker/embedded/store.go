@@ -150,6 +150,16 @@ func openPart(records *database, dir, kind string) (*database, error) {
 // Incarnation is random and stays with the store: another one in the same place has another.
 func (s *Store) Incarnation() string { return s.records.db.incarnation }
 
+// Failed answers why a part of the store can be used no more until it is restored; nil if all can.
+func (s *Store) Failed() error {
+	for _, d := range []*database{s.records.db, s.buckets.db, s.queue.db} {
+		if p := d.broken.Load(); p != nil {
+			return *p
+		}
+	}
+	return nil
+}
+
 // Records are the store's records.
 func (s *Store) Records() *Records { return s.records }
 

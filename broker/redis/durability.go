@@ -35,6 +35,7 @@ const (
 // Durability is what an acknowledgement of a server survives.
 type Durability struct {
 	Server    string   // for people; it has no password
+	Version   string   // of Redis
 	Contracts []string // what is kept there: records, leases, blobs, queue, buckets
 	Level     Level
 	// Replicas is how many replicas have a change before it is acknowledged (WAIT), MinReplicas how many must be connected for
@@ -44,8 +45,13 @@ type Durability struct {
 	Cluster               bool // several servers; the weakest is told
 }
 
-// String is a line that says what survives.
+// String is a line that says where, what and whether that survives.
 func (d Durability) String() string {
+	return d.Server + " (" + strings.Join(d.Contracts, ", ") + "): " + d.Promise()
+}
+
+// Promise says what of an acknowledged change survives.
+func (d Durability) Promise() string {
 	var text string
 	switch d.Level {
 	case LevelAlways:
@@ -67,7 +73,7 @@ func (d Durability) String() string {
 	default:
 		text += "; a failover may lose what replicas do not have yet"
 	}
-	return d.Server + " (" + strings.Join(d.Contracts, ", ") + "): what is acknowledged " + text
+	return "what is acknowledged " + text
 }
 
 // ParseLevel reads the name of a level that may be asked for. It fails with broker.ErrInvalid.
@@ -82,6 +88,7 @@ func ParseLevel(name string) (Level, error) {
 
 // durability is what a server's settings say.
 type durability struct {
+	version     string
 	level       Level
 	minReplicas int
 }
@@ -119,14 +126,14 @@ func (d durability) satisfies(opts Options, where string) error {
 
 func (d durability) durability(l *link) Durability {
 	return Durability{
-		Server: l.target.String(), Contracts: l.serves, Level: d.level,
+		Server: l.target.String(), Version: d.version, Contracts: l.serves, Level: d.level,
 		Replicas: l.opts.Replicas, MinReplicas: d.minReplicas, Cluster: l.target.kind == cluster,
 	}
 }
 
 // readDurability asks for the settings. INFO tells whether there is an append-only file, CONFIG GET how often it is synced.
 func readDurability(ctx context.Context, c *redis.Client, info map[string]string) durability {
-	d := durability{level: LevelUnknown, minReplicas: -1}
+	d := durability{version: info["redis_version"], level: LevelUnknown, minReplicas: -1}
 	if info["aof_enabled"] == "0" {
 		d.level = LevelNone
 	}

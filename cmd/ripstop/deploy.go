@@ -279,7 +279,7 @@ func upload(ctx context.Context, c *client.Client, d deployment, stderr io.Write
 		u.Module, u.Size = f, info.Size()
 	}
 	if show {
-		p := startProgress(stderr, isTerminal(stderr), u.Size, clock.System)
+		p := startProgress(stderr, isTerminal(stderr), deploying, u.Size, clock.System)
 		defer p.stop()
 		if u.Module != nil {
 			u.Module = p.reader(u.Module)

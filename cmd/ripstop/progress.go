@@ -11,7 +11,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// What a deploy shows of its progress, and when: a bar on a terminal, once it takes long enough for someone to wonder, and a line now
+// What a deploy, a backup or a restore shows of its progress, and when: a bar on a terminal, once it takes long enough for someone to wonder, and a line now
 // and then elsewhere.
 const (
 	progressAfter  = time.Second
@@ -20,13 +20,20 @@ const (
 	progressServer = "the server checks and compiles"
 )
 
-// progress says on out how far a deploy is, from start until stop: what of the module was read to be sent, then that the server is
-// at work. All of it is written by one goroutine.
+var (
+	deploying = doing{"uploading", progressServer}
+	backingUp = doing{"", "receiving the backup"}
+	restoring = doing{"restoring", "restoring"}
+)
+
+// progress says on out how far something is, from start until stop: what was read of so many bytes, then that the other side is at
+// work, as is when a module is deployed. All of it is written by one goroutine.
 type progress struct {
 	out      io.Writer
 	terminal bool
 	clock    clock.Clock
-	size     int64 // bytes of the module; 0 if none is sent
+	does     doing
+	size     int64 // bytes to read; 0 if there are none, or it is not known how many
 	read     atomic.Int64
 
 	began time.Time
@@ -37,9 +44,12 @@ type progress struct {
 	done sync.WaitGroup
 }
 
+// doing says what is done while bytes of a known number are read, and otherwise.
+type doing struct{ reading, working string }
+
 // startProgress begins to show progress on out.
-func startProgress(out io.Writer, terminal bool, size int64, c clock.Clock) *progress {
-	p := &progress{out: out, terminal: terminal, clock: c, size: size, began: c.Now(), end: make(chan struct{})}
+func startProgress(out io.Writer, terminal bool, does doing, size int64, c clock.Clock) *progress {
+	p := &progress{out: out, terminal: terminal, clock: c, does: does, size: size, began: c.Now(), end: make(chan struct{})}
 	every := progressLines
 	if terminal {
 		every = progressRedraw
@@ -88,17 +98,21 @@ func (p *progress) show() {
 		p.sent = now
 		p.clear() // the bar of the upload
 	}
-	working := fmt.Sprintf("%s (%s so far)", progressServer, now.Sub(p.began).Round(time.Second))
+	what := p.does.working
+	if p.size == 0 && read > 0 {
+		what += ": " + sizeText(read)
+	}
+	working := fmt.Sprintf("%s (%s so far)", what, now.Sub(p.began).Round(time.Second))
 	switch {
 	case p.terminal && now.Sub(p.began) < progressAfter:
 	case !p.terminal && sending:
-		fmt.Fprintf(p.out, "uploading: %s of %s\n", sizeText(read), sizeText(p.size))
+		fmt.Fprintf(p.out, "%s: %s of %s\n", p.does.reading, sizeText(read), sizeText(p.size))
 	case !p.terminal:
 		fmt.Fprintln(p.out, working)
 	case sending:
 		if p.bar == nil {
 			p.bar = progressbar.NewOptions64(p.size, progressbar.OptionSetWriter(p.out), progressbar.OptionShowBytes(true),
-				progressbar.OptionSetDescription("uploading"), progressbar.OptionFullWidth(), progressbar.OptionClearOnFinish())
+				progressbar.OptionSetDescription(p.does.reading), progressbar.OptionFullWidth(), progressbar.OptionClearOnFinish())
 		}
 		_ = p.bar.Set64(read) // a bar that cannot be drawn is no reason to stop
 	default:

@@ -27,7 +27,7 @@ func TestADeployShowsHowFarItIs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
 			now := clock.NewManual(time.Unix(0, 0))
-			p := startProgress(&out, c.terminal, size, now)
+			p := startProgress(&out, c.terminal, deploying, size, now)
 			if n, err := io.CopyN(io.Discard, p.reader(strings.NewReader(strings.Repeat("x", size))), c.read); n != c.read || err != nil {
 				t.Fatal(n, err)
 			}
@@ -45,7 +45,7 @@ func TestADeployShowsHowFarItIs(t *testing.T) {
 func TestProgressIsShownWhileTimePasses(t *testing.T) {
 	now := clock.NewManual(time.Unix(0, 0))
 	in, out := io.Pipe()
-	p := startProgress(out, false, 0, now)
+	p := startProgress(out, false, deploying, 0, now)
 	now.Advance(progressLines)
 	line := make([]byte, 100)
 	if n, err := in.Read(line); err != nil || !strings.HasPrefix(string(line[:n]), progressServer) {

@@ -39,7 +39,7 @@ func newRoot() *cobra.Command {
 		newSecretCommand(), newTokenCommand(), newAuditCommand(), newVersionCommand(),
 		newRunCommand(),
 		newInspectCommand(), newDoctorCommand(),
-		newServeCommand(),
+		newServeCommand(), newBackupCommand(), newRestoreCommand(), newAdoptCommand(),
 		newWorkerCommand(),
 		newCompileCommand(),
 	)

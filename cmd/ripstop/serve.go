@@ -23,8 +23,8 @@ import (
 	"github.com/ripstop-vm/ripstop/agent/supervisor"
 	"github.com/ripstop-vm/ripstop/agent/wall"
 	"github.com/ripstop-vm/ripstop/api"
-	"github.com/ripstop-vm/ripstop/broker/embedded"
 	"github.com/ripstop-vm/ripstop/control"
+	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/telemetry"
 	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/ripstop-vm/ripstop/runtime"
@@ -42,6 +42,7 @@ type serveOptions struct {
 	compileTime         time.Duration
 	ingressURL          string
 	hosts               []string
+	broker              brokerFlags
 }
 
 func newServeCommand() *cobra.Command {
@@ -62,6 +63,7 @@ func newServeCommand() *cobra.Command {
 	f.StringVar(&o.api, "api", defaultAPIAddress, "address of the API")
 	f.StringVar(&o.ingress, "ingress", defaultIngressAddress, "address at which jobs answer")
 	f.StringVar(&o.ingressURL, "ingress-url", "", "URL that clients reach ingress at, if it is not its address")
+	o.broker.add(cmd)
 	f.StringArrayVar(&o.volumes, "volume", nil, "NAME=DIR[:ro]: a directory that manifests may grant as source NAME (repeatable)")
 	f.StringVar(&o.maxUpload, "max-upload", "64MiB", "largest module taken")
 	f.StringArrayVar(&o.hosts, "host", nil, "a name that API clients may use for this server, besides its address (repeatable)")
@@ -121,6 +123,10 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	if o.compileTime < 0 || o.compileTime > time.Hour || o.compileTime%time.Second != 0 {
 		return refuse(fmt.Errorf("--compile-time %s is not up to 1h in whole seconds", o.compileTime))
 	}
+	brokers, err := o.broker.config()
+	if err != nil {
+		return refuse(err)
+	}
 	dir, err := dataDir(o.data)
 	if err != nil {
 		return refuse(err)
@@ -159,11 +165,11 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	}
 
 	wall.Hide() // keys and secrets come into memory from here on; a worker says if this does not hold
-	store, err := embedded.Open(dir, embedded.Options{})
+	store, err := openBackend(ctx, brokers, dir, log)
 	if err != nil {
 		return refuse(err)
 	}
-	defer store.Close()
+	defer store.close(ctx)
 	table, err := hostcall.NewTable(guest.Libraries()...)
 	if err != nil {
 		return err
@@ -205,7 +211,7 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	if err != nil {
 		return err
 	}
-	state, err := control.New(store.Records(), store.Blobs(), store.Buckets(), super, control.Options{DataDir: dir, MaxModule: int64(maxUpload), Table: table, Log: log})
+	state, err := control.New(store.records, store.blobs, store.buckets, super, control.Options{DataDir: dir, MaxModule: int64(maxUpload), Table: table, Log: log})
 	if err != nil {
 		return refuse(err)
 	}
@@ -213,6 +219,7 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 		return refuse(err)
 	}
 	front, err := api.New(api.Options{
+		Broker:  &brokerFront{backend: store, state: state, began: clock.System.Now(), blobs: brokers.blobs()},
 		Control: state, Hub: super.Hub(), Ready: super.Ready, Status: statusFrom(super), IngressURL: o.ingressURL, MaxUpload: int64(maxUpload), Hosts: o.hosts,
 		Metrics:        promhttp.HandlerFor(prometheus.Gatherers{tel.Gatherer(), remote}, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}),
 		Table:          table,
@@ -228,6 +235,7 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	defer end()
 	var wg sync.WaitGroup
 	failed := make(chan error, 4)
+	wg.Go(func() { _ = store.run(life) })
 	wg.Go(func() { failed <- super.Run(life, state) })
 	wg.Go(func() {
 		if err := state.Run(life); err != nil && life.Err() == nil {
@@ -266,7 +274,7 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	}
 	end()
 	wg.Wait()
-	return errors.Join(err, tel.Shutdown(drain), store.Close())
+	return errors.Join(err, tel.Shutdown(drain), store.close(drain))
 }
 
 // openCode opens the caches of compiled code in the data directory, one for each engine that this program has.

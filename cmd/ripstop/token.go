@@ -56,7 +56,7 @@ func newTokenCreateCommand() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 	}
 	cmd.Flags().StringVar(&ttl, "ttl", "90d", "how long it lives, as in 12h or 30d; 0: until it is revoked")
-	cmd.Flags().StringSliceVar(&allow, "allow", []string{"read", "deploy", "invoke"}, "what it allows: read, deploy, invoke, admin")
+	cmd.Flags().StringSliceVar(&allow, "allow", []string{"read", "deploy", "invoke"}, "what it allows: read, deploy, invoke, backup, admin")
 	cmd.Flags().StringVar(&entitlement, "entitlement", "", "whose jobs it is for (default: as the token that makes it)")
 	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
