@@ -16,7 +16,7 @@ import (
 
 // One operation of these benchmarks is an invocation that is enqueued, leased and completed, by 32 goroutines at a time, with a
 // payload and a result of 256 bytes each. Raw bbolt does the least that any such queue has to write, with bbolt's own
-// batching: a put of the payload, a put for the lease, and one step that deletes both and puts the result.
+// batching or with a commit each: a put of the payload, a put for the lease, and one step that deletes both and puts the result.
 
 const (
 	benchWorkers = 32
@@ -89,6 +89,15 @@ func BenchmarkQueue(b *testing.B) {
 }
 
 func BenchmarkRawBbolt(b *testing.B) {
+	for name, step := range map[string]func(*bolt.DB) func(func(*bolt.Tx) error) error{
+		"group commit":  func(db *bolt.DB) func(func(*bolt.Tx) error) error { return db.Batch },
+		"a commit each": func(db *bolt.DB) func(func(*bolt.Tx) error) error { return db.Update },
+	} {
+		b.Run(name, func(b *testing.B) { rawBbolt(b, step) })
+	}
+}
+
+func rawBbolt(b *testing.B, by func(*bolt.DB) func(func(*bolt.Tx) error) error) {
 	db, err := bolt.Open(filepath.Join(b.TempDir(), "raw.db"), 0o600, nil)
 	if err != nil {
 		b.Fatal(err)
@@ -106,17 +115,17 @@ func BenchmarkRawBbolt(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	payload := make([]byte, benchBytes)
+	step, payload := by(db), make([]byte, benchBytes)
 	b.ResetTimer()
 	err = inParallel(b.N, func(i int) error {
 		key := fmt.Appendf(nil, "%09d", i)
-		if err := db.Batch(func(tx *bolt.Tx) error { return tx.Bucket(names[0]).Put(key, payload) }); err != nil {
+		if err := step(func(tx *bolt.Tx) error { return tx.Bucket(names[0]).Put(key, payload) }); err != nil {
 			return err
 		}
-		if err := db.Batch(func(tx *bolt.Tx) error { return tx.Bucket(names[1]).Put(key, []byte("worker")) }); err != nil {
+		if err := step(func(tx *bolt.Tx) error { return tx.Bucket(names[1]).Put(key, []byte("worker")) }); err != nil {
 			return err
 		}
-		return db.Batch(func(tx *bolt.Tx) error {
+		return step(func(tx *bolt.Tx) error {
 			if err := tx.Bucket(names[0]).Delete(key); err != nil {
 				return err
 			}
