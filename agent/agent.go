@@ -27,6 +27,7 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/module"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
 
@@ -40,6 +41,10 @@ type Recorder interface {
 	HostCalls(read func(each func(job, function, outcome string, n uint64)))
 	// Start is a sandbox that was made.
 	Start(job string, took time.Duration)
+	// CPU is what an invocation used of the processor.
+	CPU(ctx context.Context, job string, used time.Duration)
+	// Processor is called once: read tells what jobs have used so far, and for how long they waited for it.
+	Processor(read func(each func(job string, used, waited time.Duration)))
 	// Return is a sandbox that served and was to be as new again. outcome is "returned", or why it was thrown away instead (the
 	// reasons of package image).
 	Return(job, outcome string)
@@ -66,8 +71,10 @@ type Options struct {
 	Ahead      int           // sandboxes made ahead for all jobs; 0 means 128
 	AheadBytes int64         // and their memory; none is added past it; 0 means 1 GiB
 	Idle       time.Duration // a job unused for so long keeps none ahead; 0 means one minute
-	Clock      clock.Clock   // nil means the system clock
-	Log        *slog.Logger  // nil means slog.Default()
+	// Processor is shared by the guests of all jobs. nil: one with fewer tokens than GOMAXPROCS, which has to be at least 2.
+	Processor *processor.Processor
+	Clock     clock.Clock  // nil means the system clock
+	Log       *slog.Logger // nil means slog.Default()
 }
 
 // Agent runs tasks. Its methods are safe for concurrent use.
@@ -86,11 +93,13 @@ type Agent struct {
 	drain      chan struct{}
 	inflight   sync.WaitGroup
 	files      *wasi.Gate // of all guests' file calls
+	processor  *processor.Processor
 
 	mu       sync.RWMutex
 	jobs     map[string]*job
 	prepared map[string]*task            // by order id
 	counts   map[string]*hostcall.Counts // of jobs' host calls; all versions of a job share them
+	shares   map[string]*processor.Share // of jobs; all versions of a job share them
 	modules  map[moduleKey]*loadedModule
 	draining bool
 }
@@ -144,6 +153,13 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	if opts.Idle <= 0 {
 		opts.Idle = time.Minute
 	}
+	if opts.Processor == nil {
+		p, err := processor.New(processor.Options{})
+		if err != nil {
+			return nil, fmt.Errorf("open agent: %w", err)
+		}
+		opts.Processor = p
+	}
 	engines, err := openEngines(ctx, opts.CodeDirs)
 	if err != nil {
 		return nil, fmt.Errorf("open agent: %w", err)
@@ -155,11 +171,12 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	a := &Agent{
 		opts: opts, engines: engines, reports: newReports(opts.Clock),
 		compiles: make(chan struct{}, opts.Compiles), makers: make(chan struct{}, goruntime.GOMAXPROCS(0)),
-		synced: make(chan struct{}), drain: make(chan struct{}), files: wasi.NewGate(fileCalls),
-		jobs: map[string]*job{}, prepared: map[string]*task{}, counts: map[string]*hostcall.Counts{}, modules: map[moduleKey]*loadedModule{},
+		synced: make(chan struct{}), drain: make(chan struct{}), files: wasi.NewGate(fileCalls), processor: opts.Processor,
+		jobs: map[string]*job{}, prepared: map[string]*task{}, counts: map[string]*hostcall.Counts{}, shares: map[string]*processor.Share{}, modules: map[moduleKey]*loadedModule{},
 	}
 	a.life, a.end = context.WithCancel(context.WithoutCancel(ctx))
 	opts.Recorder.HostCalls(a.hostCalls)
+	opts.Recorder.Processor(a.processorUse)
 	return a, nil
 }
 
@@ -170,6 +187,17 @@ func (a *Agent) hostCalls(each func(job, function, outcome string, n uint64)) {
 	a.mu.RUnlock()
 	for job, c := range counts {
 		c.Each(func(f *hostcall.Func, o hostcall.Outcome, n uint64) { each(job, f.String(), o.String(), n) })
+	}
+}
+
+// processorUse tells what the jobs that are served have used of the processor.
+func (a *Agent) processorUse(each func(job string, used, waited time.Duration)) {
+	a.mu.RLock()
+	shares := maps.Clone(a.shares)
+	a.mu.RUnlock()
+	for job, s := range shares {
+		u := s.Usage()
+		each(job, u.CPU+u.Host, u.Waited)
 	}
 }
 
@@ -191,6 +219,8 @@ type nobody struct{}
 func (nobody) Invocation(context.Context, string, string, bool, time.Duration) {}
 func (nobody) HostCalls(func(func(string, string, string, uint64)))            {}
 func (nobody) Start(string, time.Duration)                                     {}
+func (nobody) CPU(context.Context, string, time.Duration)                      {}
+func (nobody) Processor(func(func(string, time.Duration, time.Duration)))      {}
 func (nobody) Return(string, string)                                           {}
 func (nobody) Inflight(string, int64)                                          {}
 func (nobody) Metric(string, string, string, float64)                          {}
@@ -361,8 +391,14 @@ func (a *Agent) forget(job string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.jobs[job] == nil {
-		delete(a.counts, job)
+		a.forgetLocked(job)
 	}
+}
+
+func (a *Agent) forgetLocked(job string) {
+	delete(a.counts, job)
+	delete(a.shares, job)
+	a.processor.Remove(job)
 }
 
 // startProblem is why a version cannot be served.
@@ -481,6 +517,7 @@ func (a *Agent) installLocked(j *job, t *task) *task {
 		j.follow = t.follow
 	}
 	j.task, j.manifest, j.failure = t, t.manifest, nil
+	a.shares[t.assigned.Job] = a.processor.Job(t.assigned.Job, t.manifest.Weight) // the weight of the version that is served counts
 	j.open()
 	return old
 }
@@ -503,7 +540,7 @@ func (a *Agent) remove(name string) {
 	a.mu.Lock()
 	j := a.jobs[name]
 	delete(a.jobs, name)
-	delete(a.counts, name)
+	a.forgetLocked(name)
 	a.mu.Unlock()
 	if j == nil {
 		return
@@ -586,6 +623,11 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 		counts = hostcall.NewCounts(a.engines.first.Table())
 		a.counts[as.Job] = counts
 	}
+	share := a.shares[as.Job]
+	if share == nil { // one that is there has the weight of the version that is served
+		share = a.processor.Job(as.Job, m.Weight)
+		a.shares[as.Job] = share
+	}
 	a.mu.Unlock()
 	t := &task{agent: a, assigned: as, manifest: m, limits: m.Limits, module: mod, audits: newBucket(a.opts.Clock, 20, 10), follow: follow, size: min(a.opts.Pool, m.Limits.Concurrency)}
 	interposers := []hostcall.Interposer{counts, &refusals{task: t}}
@@ -596,6 +638,7 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 		Module: code, Kind: guest.Kind(m.Kind), Job: as.Job, Args: m.Args, Grants: grants, Source: guest.Volumes(a.opts.Volumes),
 		MemoryPages: m.Limits.MemoryPages(), Descriptors: m.Limits.Files, Files: a.files, DiskReserve: diskReserve,
 		RequestBytes: int64(m.Limits.Request), ResponseBytes: int64(m.Limits.Response), LogBytes: int64(m.Limits.Log), HostCalls: int64(m.Limits.HostCalls),
+		Share: share, CPU: time.Duration(m.Limits.CPU), Fuel: uint64(m.Limits.Fuel),
 		Services: &services{task: t, link: a.opts.Link}, Interposers: interposers, Outermost: t.tracers, Images: m.Isolation != "task",
 	})
 	if err != nil {

@@ -169,6 +169,7 @@ func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	m, cold, err := t.take(ctx)
 	if err == nil {
 		result, err = m.sandbox.Serve(ctx, w, r.WithContext(ctx), info)
+		a.opts.Recorder.CPU(ctx, name, result.CPU)
 		t.back(m, err == nil && result.Reusable)
 	} else {
 		err = fmt.Errorf("start a sandbox: %w", err)

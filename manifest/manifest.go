@@ -16,6 +16,7 @@ type Manifest struct {
 	Engine       string              `json:"engine,omitempty"`      // what executes it: "wazero" (default) or "wasmtime"
 	Args         []string            `json:"args,omitempty"`        // of a command, after its name
 	Routes       []Route             `json:"routes,omitempty"`      // default: path /NAME/
+	Weight       int                 `json:"weight,omitempty"`      // share of the processor, compared with other jobs [100, 1 to 1000]
 	Limits       Limits              `json:"limits,omitzero"`       // bounds of one sandbox, one invocation and the job
 	Capabilities policy.Capabilities `json:"capabilities,omitzero"` // nothing is granted unless named
 	Policy       []policy.Rule       `json:"policy,omitempty"`      // rules on top, in order
@@ -40,4 +41,6 @@ type Limits struct {
 	Concurrency int      `json:"concurrency,omitempty"` // invocations at once [16]
 	Queue       int      `json:"queue,omitempty"`       // invocations waiting for a slot [64]; -1: none may wait
 	HostCalls   int      `json:"hostcalls,omitempty"`   // host calls of one invocation [1000000]
+	CPU         Duration `json:"cpu,omitempty"`         // time at the processor of one invocation [no bound but time]
+	Fuel        int      `json:"fuel,omitempty"`        // of one invocation, about one for each instruction (package translate) [no bound]
 }

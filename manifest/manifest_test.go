@@ -41,6 +41,7 @@ module: build/guestbook.wasm
 kind: task
 isolation: task
 engine: wasmtime
+weight: 200
 routes:
   - path: /guestbook/
   - host: book.example.com
@@ -56,6 +57,8 @@ limits:
   concurrency: 8
   queue: -1
   hostcalls: 10000
+  cpu: 250ms
+  fuel: 1000000000
 capabilities:
   files:
     - guest: /data
@@ -168,6 +171,10 @@ func TestEachProblemIsReportedWhereItIs(t *testing.T) {
 		{"limits: {memory: 0}", "1:18: limits.memory: 0 is out of range: 64KiB to 4GiB is allowed"},
 		{"limits: {time: 5}", "1:16: limits.time: \"5\" is no duration: write it with units, such as 250ms, 10s, 1h30m or 5d"},
 		{"limits: {time: 2h}", "1:16: limits.time: 2h is out of range: 1ms to 1h is allowed"},
+		{"weight: 1001", "1:9: weight: 1001 is out of range: 1 to 1000 is allowed"},
+		{"weight: -1", "1:9: weight: -1 is out of range: 1 to 1000 is allowed"},
+		{"limits: {cpu: 1us}", "1:15: limits.cpu: 1µs is out of range: 1ms to 1h is allowed"},
+		{"limits: {fuel: -1}", "1:16: limits.fuel: -1 is out of range: 1 to 1000000000000000 is allowed"},
 		{"limits: {queue: -2}", "1:17: limits.queue: -2 is out of range: 1 to 65536, or -1 is allowed"},
 		{"limits: {files: 99999999999999999999}", "1:17: limits.files: a whole number is wanted, not a text"},
 		{"limits: 5", "1:9: limits: a mapping is wanted, not a number"},
@@ -192,7 +199,7 @@ func TestEachProblemIsReportedWhereItIs(t *testing.T) {
 		{"policy:\n- on: fetch", "2:3: policy[0].do: is missing: write deny, allow, stop or set"},
 		{"config: {a: [1]}", "1:13: config.a: a text is wanted, not a list"},
 		{"name: a\nname: b", "2:1: mapping key \"name\" already defined at [1:1]"},
-		{"a: &x 1\nb: *x", "1:1: a: there is no such key: known are name, module, kind, isolation, engine, args, routes, limits, capabilities, policy, config"},
+		{"a: &x 1\nb: *x", "1:1: a: there is no such key: known are name, module, kind, isolation, engine, args, routes, weight, limits, capabilities, policy, config"},
 		{"name: &x a", "1:7: name: anchors, aliases and merges are not supported: write it out"},
 		{"name: !!str a", "1:7: name: tags are not supported"},
 		{"name: a\n---\nname: b", "3:1: a second document: a manifest is one"},

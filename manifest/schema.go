@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/ripstop-vm/ripstop/runtime/policy"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // described is what the schema says of a key beyond its type. "[]" stands for any entry of a list.
@@ -21,6 +22,7 @@ var described = map[string]map[string]any{
 	"routes":                 {"description": "Where the job answers; /NAME/ if left out.", "maxItems": MaxRoutes},
 	"routes[].host":          {"description": "Exact host name, lower case; any if left out."},
 	"routes[].path":          {"description": "\"/a/\" is everything below, \"/a\" that path alone.", "pattern": "^/", "maxLength": MaxRoutePath},
+	"weight":                 {"description": "Share of the processor, compared with other jobs that compute.", "minimum": processor.MinWeight, "maximum": processor.MaxWeight, "default": DefaultWeight},
 	"limits":                 {"description": "Bounds of a sandbox, of an invocation and of the job."},
 	"capabilities":           {"description": "All that the guest may use: nothing is granted unless named."},
 	"capabilities.files":     {"description": "Directories and files.", "maxItems": policy.MaxFiles},
@@ -53,6 +55,8 @@ var described = map[string]map[string]any{
 	"limits.concurrency":     {"description": "Invocations at once."},
 	"limits.queue":           {"description": "Invocations waiting for a slot; -1: none may wait."},
 	"limits.hostcalls":       {"description": "Host calls of one invocation."},
+	"limits.cpu":             {"description": "Time at the processor of one invocation; no bound if left out."},
+	"limits.fuel":            {"description": "Work of one invocation, about one for each instruction; no bound if left out."},
 	"capabilities.kv[]":      {"pattern": "^[a-z0-9][a-z0-9._-]{0,62}$"},
 	"capabilities.invoke[]":  {"pattern": labelPattern},
 	"capabilities.secrets[]": {"pattern": "^[A-Za-z][A-Za-z0-9._-]{0,127}$"},
@@ -86,12 +90,17 @@ func Schema() []byte {
 	for _, l := range limits {
 		s := root["properties"].(map[string]any)["limits"].(map[string]any)["properties"].(map[string]any)[l.key].(map[string]any)
 		if s["type"] == "integer" {
-			s["default"], s["maximum"] = l.fill, l.hi
+			s["maximum"] = l.hi
 			s["minimum"] = min(l.low, max(l.also, -1))
 			if l.also == 0 {
 				s["minimum"] = l.low
 			}
-		} else {
+		}
+		switch {
+		case l.fill == 0: // no bound
+		case s["type"] == "integer":
+			s["default"] = l.fill
+		default:
 			s["default"] = l.text(l.fill)
 		}
 	}

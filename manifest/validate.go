@@ -10,6 +10,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // Bounds of what a manifest may hold, beside those of package policy.
@@ -21,9 +22,14 @@ const (
 	MaxConfig      = 256      // entries
 	MaxConfigBytes = 64 << 10 // names and values together
 	MaxRoutePath   = 1024     // bytes
+	// MaxFuel of an invocation: more than an hour's work. JavaScript's numbers hold it exactly.
+	MaxFuel = 1_000_000_000_000_000
 )
 
-// limit describes a field of Limits: what 0 means, and the range of what may be written.
+// DefaultWeight is a job's weight where the manifest has none. It leaves room for both less and more.
+const DefaultWeight = 100
+
+// limit describes a field of Limits: what 0 means (with a fill of 0, no bound), and the range of what may be written.
 type limit struct {
 	key           string
 	value         func(*Limits) int64
@@ -60,6 +66,8 @@ var limits = []limit{
 	countLimit("concurrency", func(l *Limits) *int { return &l.Concurrency }, 16, 1, 4096, 0),
 	countLimit("queue", func(l *Limits) *int { return &l.Queue }, 64, 1, 65536, -1),
 	countLimit("hostcalls", func(l *Limits) *int { return &l.HostCalls }, 1_000_000, 1, 1_000_000_000, 0),
+	timeLimit("cpu", func(l *Limits) *Duration { return &l.CPU }, 0, time.Millisecond, time.Hour),
+	countLimit("fuel", func(l *Limits) *int { return &l.Fuel }, 0, 1, MaxFuel, 0),
 }
 
 // CheckName reports why s cannot name a job: it has to be a DNS label (RFC 1123), 1 to 63 of a-z, 0-9 and '-', with
@@ -77,6 +85,9 @@ func (m *Manifest) Fill(name string) {
 	}
 	if m.Engine == "" {
 		m.Engine = "wazero"
+	}
+	if m.Weight == 0 {
+		m.Weight = DefaultWeight
 	}
 	if len(m.Routes) == 0 && m.Name != "" {
 		m.Routes = []Route{{Path: "/" + m.Name + "/"}}
@@ -146,6 +157,9 @@ func (c *checker) manifest(m *Manifest, table *hostcall.Table) {
 	case "", "wazero", "wasmtime":
 	default:
 		c.add("engine", "%s is neither wazero nor wasmtime", quote(m.Engine))
+	}
+	if m.Weight != 0 && (m.Weight < processor.MinWeight || m.Weight > processor.MaxWeight) {
+		c.add("weight", "%d is out of range: %d to %d is allowed", m.Weight, processor.MinWeight, processor.MaxWeight)
 	}
 	c.arguments(m)
 	c.routes(m.Routes)

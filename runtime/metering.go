@@ -8,7 +8,9 @@ import (
 	"math"
 
 	"github.com/ripstop-vm/ripstop/runtime/engine"
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/module"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 	"github.com/ripstop-vm/ripstop/runtime/translate"
 )
 
@@ -47,6 +49,7 @@ type metering struct {
 	more        int64 // bytes of frames that are held back until the stack is deep
 	deep        bool  // the stack grew past shallow, ever
 	tick        func(context.Context) error
+	run         *processor.Run // nil: the guest does not share the processor
 }
 
 // shallow is up to where a stack may grow without being noticed: engines never shrink it, so that one that was deep costs memory for
@@ -56,13 +59,11 @@ const shallow = 256 << 10
 // meter makes a new instance of a translated module begin: its data, and its start function, unless it began as an image.
 func (s *Sandbox) meter(ctx context.Context, opts *SandboxOptions) error {
 	m := &metering{fuel: s.instance.Global(translate.FuelExport), depth: s.instance.Global(translate.DepthExport),
-		budget: math.MaxInt64, bound: translate.DefaultDepth, tick: opts.Tick}
+		budget: math.MaxInt64, bound: translate.DefaultDepth, tick: opts.Tick, run: opts.Run}
 	if m.fuel == nil || m.depth == nil {
 		return errors.Join(errors.New("the engine does not show the meter's globals"), s.Close())
 	}
-	if opts.Fuel != 0 {
-		m.budget = int64(min(opts.Fuel, math.MaxInt64))
-	}
+	m.limit(opts.Fuel)
 	if opts.Depth != 0 {
 		m.bound = int64(min(opts.Depth, math.MaxInt64))
 	}
@@ -104,7 +105,42 @@ func (m *metering) next(ctx context.Context, fuel, depth int64) (int64, error) {
 			return 0, err
 		}
 	}
+	if m.run != nil {
+		if err := m.run.Tick(ctx); err != nil {
+			return 0, turnOver(err)
+		}
+	}
 	return grant, nil
+}
+
+// turns is a run as host calls see it.
+type turns struct{ *processor.Run }
+
+var _ hostcall.Turns = turns{}
+
+func (t turns) Tick(ctx context.Context) error { return turnOver(t.Run.Tick(ctx)) }
+
+// turnOver is why a guest ends that gets no other turn at the processor.
+func turnOver(err error) error {
+	if spent, ok := errors.AsType[*processor.SpentError](err); ok {
+		return &engine.LimitError{Limit: "cpu", Used: uint64(spent.Used), Max: uint64(spent.Max)}
+	}
+	return err
+}
+
+// limit bounds the outermost calls that begin from now on; 0 means any amount of fuel.
+func (m *metering) limit(fuel uint64) {
+	m.budget = math.MaxInt64
+	if fuel != 0 {
+		m.budget = int64(min(fuel, math.MaxInt64))
+	}
+}
+
+// LimitFuel bounds each outermost call that begins from now on, in place of SandboxOptions.Fuel.
+func (s *Sandbox) LimitFuel(fuel uint64) {
+	if s.metering != nil {
+		s.metering.limit(fuel)
+	}
 }
 
 // run calls the guest. The outermost call has the whole fuel and stack; one from within a host call goes on with what is

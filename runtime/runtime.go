@@ -15,6 +15,7 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/image"
 	"github.com/ripstop-vm/ripstop/runtime/module"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 	"github.com/ripstop-vm/ripstop/runtime/translate"
 )
 
@@ -187,6 +188,9 @@ type SandboxOptions struct {
 	// Tick is called at each tick of a guest that is metered, every few microseconds while it computes. An error ends the
 	// guest, with that error. nil means nothing.
 	Tick func(context.Context) error
+	// Run is the sandbox's place among those that share the processor: it makes way at its ticks, and while host calls wait. The caller has
+	// it enter before a call into a guest, and before NewSandbox. nil: the guest runs whenever it likes. It takes a guest that is metered.
+	Run *processor.Run
 	// HostCalls bounds the host calls from the start function on, until Door.Limit sets another bound; 0 means any number.
 	// The guest ends with a LimitError of the limit "host calls".
 	HostCalls uint64
@@ -223,6 +227,9 @@ func (m *Module) NewSandbox(ctx context.Context, opts SandboxOptions) (*Sandbox,
 		return nil, err
 	}
 	LimitHostCalls(d, opts.HostCalls)
+	if opts.Run != nil {
+		d.Share(turns{opts.Run})
+	}
 	if opts.StartTimeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, opts.StartTimeout)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	goruntime "runtime"
 	"slices"
 	"time"
 
@@ -67,6 +68,7 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	}
 	log = log.With("process", "worker")
 	slog.SetDefault(log)
+	processors(log)
 	conn, err := inheritedConn(supervisor.LinkFD)
 	if err != nil {
 		return err
@@ -146,6 +148,18 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	flush, end := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer end()
 	return errors.Join(failed, tel.Shutdown(flush), a.Close())
+}
+
+// processors sets GOMAXPROCS to one more than there are cores, or than the process may use of them: guests run on as many, and what is left
+// keeps Go's scheduler looking after the network. What the environment says stays, as far as guests can run at all.
+func processors(log *slog.Logger) {
+	procs := goruntime.GOMAXPROCS(0)
+	if os.Getenv("GOMAXPROCS") == "" {
+		procs++
+	} else if procs < 2 {
+		log.Warn("guests cannot run with GOMAXPROCS=1: it is 2")
+	}
+	goruntime.GOMAXPROCS(max(procs, 2))
 }
 
 // taken is run once the wall stands. Only tests set it: it stands for a worker that a guest has taken over.

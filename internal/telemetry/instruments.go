@@ -27,11 +27,12 @@ type Tasks struct {
 	invocations, coldstarts, errors, timeouts metric.Int64Counter
 	returns                                   metric.Int64Counter
 	inflight                                  metric.Int64UpDownCounter
-	duration, start                           metric.Float64Histogram
+	duration, start, cpu                      metric.Float64Histogram
 	guestCounter                              metric.Float64Counter
 	guestGauge                                metric.Float64Gauge
 	guestHistogram                            metric.Float64Histogram
 	hostcalls                                 atomic.Pointer[func(each func(job, function, outcome string, n uint64))]
+	processor                                 atomic.Pointer[func(each func(job string, used, waited time.Duration))]
 
 	mu    sync.Mutex
 	names map[string]map[string]bool // of guests' metrics, by job
@@ -39,7 +40,7 @@ type Tasks struct {
 
 func newTasks(m metric.Meter) (*Tasks, error) {
 	t := &Tasks{names: map[string]map[string]bool{}}
-	var errs [12]error
+	var errs [16]error
 	t.invocations, errs[0] = m.Int64Counter("faas.invocations", metric.WithUnit("{invocation}"), metric.WithDescription("Invocations that ended, by outcome."))
 	t.coldstarts, errs[1] = m.Int64Counter("faas.coldstarts", metric.WithUnit("{coldstart}"), metric.WithDescription("Invocations for which a sandbox had to be made first."))
 	t.errors, errs[2] = m.Int64Counter("faas.errors", metric.WithUnit("{error}"), metric.WithDescription("Invocations that failed."))
@@ -60,6 +61,20 @@ func newTasks(m metric.Meter) (*Tasks, error) {
 	t.guestGauge, errs[9] = m.Float64Gauge("ripstop.guest.gauge", metric.WithDescription("Gauges of guests, by name."))
 	t.guestHistogram, errs[10] = m.Float64Histogram("ripstop.guest.histogram", metric.WithDescription("Histograms of guests, by name."))
 	t.returns, errs[11] = m.Int64Counter("ripstop.sandbox.returns", metric.WithUnit("{sandbox}"), metric.WithDescription("Sandboxes that were to be as new after an invocation, by how that went."))
+	t.cpu, errs[12] = m.Float64Histogram("faas.cpu_usage", metric.WithUnit("s"), metric.WithDescription("Time at the processor of an invocation's guest."))
+	used, err := m.Float64ObservableCounter("ripstop.task.cpu", metric.WithUnit("s"), metric.WithDescription("Time at the processor of guests, their starts and what was done for them included."))
+	errs[13] = err
+	waited, err := m.Float64ObservableCounter("ripstop.task.cpu_waited", metric.WithUnit("s"), metric.WithDescription("Time for which guests waited for their turn at the processor."))
+	errs[14] = err
+	_, errs[15] = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		if read := t.processor.Load(); read != nil {
+			(*read)(func(job string, u, w time.Duration) {
+				o.ObserveFloat64(used, u.Seconds(), jobAttr(job))
+				o.ObserveFloat64(waited, w.Seconds(), jobAttr(job))
+			})
+		}
+		return nil
+	}, used, waited)
 	return t, errors.Join(errs[:]...)
 }
 
@@ -88,6 +103,16 @@ func (t *Tasks) Invocation(ctx context.Context, job, outcome string, cold bool, 
 // HostCalls has the counts of host calls read whenever metrics are gathered.
 func (t *Tasks) HostCalls(read func(each func(job, function, outcome string, n uint64))) {
 	t.hostcalls.Store(&read)
+}
+
+// CPU notes what an invocation used of the processor.
+func (t *Tasks) CPU(ctx context.Context, job string, used time.Duration) {
+	t.cpu.Record(ctx, used.Seconds(), jobAttr(job))
+}
+
+// Processor has what jobs used of the processor read whenever metrics are gathered.
+func (t *Tasks) Processor(read func(each func(job string, used, waited time.Duration))) {
+	t.processor.Store(&read)
 }
 
 // Start notes a sandbox that was made.

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
@@ -86,11 +87,14 @@ type Function interface {
 // A LimitError reports that a guest ran into a bound set for it. The host is healthy, and running the same guest again
 // will end the same way.
 type LimitError struct {
-	Limit     string // "memory", "log", "response", …
-	Used, Max uint64
+	Limit     string // "memory", "fuel", "cpu", "log", "response", …
+	Used, Max uint64 // of cpu, in nanoseconds
 }
 
 func (e *LimitError) Error() string {
+	if e.Limit == "cpu" {
+		return fmt.Sprintf("cpu limit: %v used, %v allowed", time.Duration(e.Used), time.Duration(e.Max))
+	}
 	return fmt.Sprintf("%s limit: %d wanted, %d allowed", e.Limit, e.Used, e.Max)
 }
 

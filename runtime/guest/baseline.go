@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/runtime/image"
 	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
@@ -97,6 +98,10 @@ func (s *Sandbox) Return() error {
 		return ErrNoImage
 	}
 	s.used = true
+	if s.run != nil {
+		began := clock.Elapsed()
+		defer func() { s.run.Charge(clock.Elapsed() - began) }()
+	}
 	if err := s.vm.Return(); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
 
 // serveCommand has the guest go on with the request as its environment and standard input.
@@ -195,6 +196,11 @@ type cgiOutput struct {
 	timer   clock.Timer // armed while something waits to be sent
 	stopped bool
 }
+
+var _ wasi.Waiter = (*cgiOutput)(nil)
+
+// Waits implements wasi.Waiter.
+func (*cgiOutput) Waits() {}
 
 // Write implements io.Writer. It waits for a slow client.
 func (o *cgiOutput) Write(p []byte) (int, error) {

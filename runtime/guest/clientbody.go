@@ -78,3 +78,6 @@ func (b *clientBody) finish() {
 		_ = b.control.SetReadDeadline(noDeadline)
 	}
 }
+
+// moved is how much was read for the guest, in bytes, once nobody reads any more.
+func (b *clientBody) moved(most int64) int64 { return max(most-b.left, 0) }

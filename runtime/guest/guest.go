@@ -111,11 +111,13 @@ type ServeInfo struct {
 type Result struct {
 	// HeadSent says that a status went to the client, so that an error page cannot be sent any more.
 	HeadSent   bool
-	Status     int    // sent to the client; 0 if none was
-	Response   uint64 // bytes of body handed to the client
-	LogBytes   uint64 // log text of the invocation that was kept
-	LogDropped uint64 // log text over the bound, in bytes
-	HostCalls  uint64 // made during the invocation
+	Status     int           // sent to the client; 0 if none was
+	Response   uint64        // bytes of body handed to the client
+	LogBytes   uint64        // log text of the invocation that was kept
+	LogDropped uint64        // log text over the bound, in bytes
+	HostCalls  uint64        // made during the invocation
+	CPU        time.Duration // with a turn at the processor; 0 without Options.Share
+	Waited     time.Duration // for turns
 	// Reusable says that the sandbox may serve another request.
 	Reusable bool
 }

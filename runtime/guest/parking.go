@@ -10,6 +10,7 @@ import (
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
 
@@ -24,7 +25,9 @@ const maxParked = 5 * time.Minute
 // Between start and wait, and between serve and its return, the guest runs. In between it only holds memory.
 type parking struct {
 	system *wasi.System
-	static bool // the environment does not tell of the request
+	static bool           // the environment does not tell of the request
+	run    *processor.Run // may be nil; the guest's goroutine enters and leaves. What waits is out
+	most   time.Duration  // at the processor once it has its request
 	ctx    *relay
 	fate   atomic.Int32  // who decided what becomes of it
 	waits  chan struct{} // closed by the guest's goroutine
@@ -75,10 +78,15 @@ func (p *parking) Before(c *hostcall.Call) hostcall.Verdict {
 	if p.served || !p.needs(c) {
 		return hostcall.Proceed
 	}
+	leave(p.run)
 	close(p.waits)
 	<-p.goOn
-	if !p.served {
-		c.Stop(errAbandoned)
+	err := errAbandoned
+	if p.served {
+		err = enter(c.Context(), p.run, p.most)
+	}
+	if err != nil {
+		c.Stop(err)
 		return hostcall.Stop
 	}
 	return hostcall.Proceed
@@ -105,6 +113,10 @@ func (p *parking) start(ctx context.Context, vm *runtime.Sandbox) error {
 	p.ctx = newRelay(ctx)
 	go func() {
 		defer close(p.ended)
+		if p.err = enter(p.ctx, p.run, 0); p.err != nil {
+			return
+		}
+		defer leave(p.run)
 		_, p.err = vm.Call(p.ctx, CommandStart)
 	}()
 	select {

@@ -6,11 +6,13 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
 
@@ -37,6 +39,12 @@ type Options struct {
 	ResponseBytes int64 // longest response, header included; 0 means 10 MiB
 	LogBytes      int64 // log text of one invocation, and of a sandbox's start; the rest is dropped and counted; 0 means 64 KiB
 	HostCalls     int64 // of one invocation, and of a sandbox's start; 0 means 1,000,000
+
+	// Share is what the job gets of the processor: its guests run when it is their turn, and what the host does for them is charged. It takes
+	// a module that is metered. nil: they run whenever they like.
+	Share *processor.Share
+	Fuel  uint64        // of one invocation, of a module that is metered; 0 means any amount
+	CPU   time.Duration // time at the processor of one invocation, with a Share; 0 means any
 
 	// Images has the sandboxes of a task begin as an image, taken of the first one that was initialised, where that can be done exactly; then
 	// Sandbox.Return works, and the Program has to be closed.
@@ -159,6 +167,12 @@ func New(opts Options) (*Program, error) {
 	bound("response bytes", &o.ResponseBytes, DefaultBody)
 	bound("log bytes", &o.LogBytes, DefaultLog)
 	bound("host calls", &o.HostCalls, DefaultHostCalls)
+	switch {
+	case o.CPU < 0:
+		fail("cpu: %v is negative", o.CPU)
+	case o.CPU > 0 && o.Share == nil:
+		fail("cpu: there is no share to measure it by")
+	}
 	switch {
 	case o.Descriptors < 0:
 		fail("descriptors: %d is negative", o.Descriptors)

@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/image"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 	"github.com/ripstop-vm/ripstop/runtime/virtual"
 	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
@@ -26,6 +28,7 @@ type Sandbox struct {
 	used    bool      // cannot serve again
 	base    *baseline // nil unless it began as its image
 	closed  atomic.Bool
+	run     *processor.Run // its turns at the processor; nil without Options.Share. It is in only while the guest runs or starts
 
 	// of a task
 	handle  *runtime.Function
@@ -63,15 +66,23 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 		return nil, fmt.Errorf("sandbox of %s: %w", p.opts.Job, err)
 	}
 	s.state.system = sys
+	if p.opts.Share != nil {
+		s.run = p.opts.Share.Run()
+	}
 	interposers := p.interposers()
 	if p.kind == Command {
 		s.parking = newParking(sys, p.opts.Request == RequestStdin)
+		s.parking.run, s.parking.most = s.run, p.opts.CPU
 		interposers = append([]hostcall.Interposer{s.parking}, interposers...)
 	}
 	opts := runtime.SandboxOptions{
-		MemoryPages: p.opts.MemoryPages, Interposers: interposers, HostCalls: uint64(p.opts.HostCalls),
+		MemoryPages: p.opts.MemoryPages, Interposers: interposers, HostCalls: uint64(p.opts.HostCalls), Run: s.run,
 		Bind: []hostcall.Binding{{Library: wasi.Library(), State: sys}, {Library: taskLibrary, State: s.state}},
 	}
+	if err := s.enter(ctx, 0); err != nil {
+		return nil, errors.Join(err, sys.Close())
+	}
+	defer s.leave()
 	if s.base = p.base.get(); s.base != nil {
 		opts.Image = s.base.image
 	}
@@ -95,6 +106,7 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 			p.base.take(s)
 		}
 	default:
+		s.leave()
 		err = s.park(ctx)
 	}
 	s.out.flush()
@@ -102,11 +114,15 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	if p.kind == Task {
+		s.vm.LimitFuel(p.opts.Fuel)
+	}
 	return s, nil
 }
 
 // park starts a command and has it wait for its request, for a while.
 func (s *Sandbox) park(ctx context.Context) error {
+	s.vm.LimitFuel(s.program.opts.Fuel) // of the whole run, wherever it waits
 	if err := s.parking.start(ctx, s.vm); err != nil {
 		return err
 	}
@@ -120,6 +136,40 @@ func (s *Sandbox) expire() {
 	if s.parking.abandon(fateExpired) {
 		s.lost = errors.Join(s.vm.Close(), s.state.system.Close())
 		close(s.parking.gone)
+	}
+}
+
+// enter waits for the sandbox's turn at the processor, and bounds how long its turns may take in all; 0 means any time. The goroutine that
+// runs the guest enters and leaves, however the guest ends.
+func (s *Sandbox) enter(ctx context.Context, most time.Duration) error {
+	return enter(ctx, s.run, most)
+}
+
+// leave ends what enter began, and may be called twice.
+func (s *Sandbox) leave() { leave(s.run) }
+
+func enter(ctx context.Context, r *processor.Run, most time.Duration) error {
+	if r == nil {
+		return nil
+	}
+	r.Bound(most)
+	return r.Enter(ctx)
+}
+
+func leave(r *processor.Run) {
+	if r != nil {
+		r.Leave()
+	}
+}
+
+// perNanosecond is how many bytes are moved between the guest and its client in a nanosecond, which is charged: some 4 GB go through the kernel in a
+// second.
+const perNanosecond = 4
+
+// chargeMoved charges what was moved for a request, if it is more than a short one has.
+func (s *Sandbox) chargeMoved(bytes uint64) {
+	if s.run != nil && bytes > maxInline {
+		s.run.Charge(time.Duration(bytes / perNanosecond))
 	}
 }
 
@@ -174,6 +224,10 @@ func (s *Sandbox) Serve(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	}
 	if !resp.sent {
 		res.Status = 0
+	}
+	if s.run != nil {
+		res.CPU, res.Waited = s.run.Used(), s.run.Waited()
+		s.chargeMoved(resp.bytes + uint64(in.moved(o.RequestBytes)))
 	}
 	res.Reusable = s.program.kind == Task && (err == nil || errors.Is(err, ErrClientGone)) && ctx.Err() == nil
 	s.used = !res.Reusable

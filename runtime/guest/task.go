@@ -56,8 +56,7 @@ func (s *Sandbox) serveTask(inv *invocation, in *clientBody, r *http.Request, in
 	n, err := s.writeRequest(inv, in, r, info)
 	if err == nil {
 		s.stack[0] = uint64(n)
-		err = s.handle.Call(inv.ctx, s.stack[:])
-		err = callerCause(inv, err)
+		err = callerCause(inv, s.callHandle(inv.ctx))
 	}
 	resp := inv.responder
 	resp.done(err == nil)
@@ -96,6 +95,15 @@ func (s *Sandbox) serveTask(inv *invocation, in *clientBody, r *http.Request, in
 		return &BadResponseError{What: err.Error()}
 	}
 	return resp.whole(status, h, body)
+}
+
+// callHandle has the guest answer, in its turn.
+func (s *Sandbox) callHandle(ctx context.Context) error {
+	if err := s.enter(ctx, s.program.opts.CPU); err != nil {
+		return err
+	}
+	defer s.leave()
+	return s.handle.Call(ctx, s.stack[:])
 }
 
 // callerCause is how the invocation really ended: its context's cause is the caller's.

@@ -55,6 +55,8 @@ type Door struct {
 	made, most uint64 // calls since Limit, and how many there may be; 0 means no bound
 	over       error  // the reason to end the guest at the next one
 
+	turns Turns // nil: the guest runs whenever it likes
+
 	refused error // why the guest's memory did not grow, when it last did not
 
 	ctx     context.Context

@@ -125,7 +125,7 @@ type Func struct {
 	Module, Name    string
 	Params, Results []ValueType
 	Class           Class
-	Blocks          bool  // the call may wait
+	Blocks          bool  // the call may wait; it does so between Call.Block and Call.Unblock
 	Args            []Arg // at most MaxArgs
 	// Fails says that the first result is an Errno, so that the call can be refused. A function without it ends the
 	// guest when it is denied.

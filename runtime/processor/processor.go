@@ -26,13 +26,16 @@ type Options struct {
 	// OnLong is called once in each run that becomes long, by its goroutine, which holds a token. LowerThread is meant for it. May
 	// be nil.
 	OnLong func()
-	Clock  clock.Clock // nil means the system clock
+	// OnLongEnd is called once for each OnLong when its run leaves, by the goroutine that has it leave, which holds no token any more. May
+	// be nil.
+	OnLongEnd func()
+	Clock     clock.Clock // nil means the system clock
 }
 
 // Processor hands out tokens. Its methods are safe for concurrent use.
 type Processor struct {
-	onLong func()
-	now    func() time.Duration
+	onLong, onLongEnd func()
+	now               func() time.Duration
 
 	mu     sync.Mutex
 	queue  queue
@@ -66,7 +69,7 @@ func New(opts Options) (*Processor, error) {
 		return nil, fmt.Errorf("processor options: %w", errors.Join(errs...))
 	}
 	p := &Processor{
-		onLong: opts.OnLong, now: clock.Elapsed, shares: map[string]*Share{},
+		onLong: opts.OnLong, onLongEnd: opts.OnLongEnd, now: clock.Elapsed, shares: map[string]*Share{},
 		queue: queue{slice: opts.Slice, long: opts.Long, free: opts.Tokens, running: make([]*Run, 0, opts.Tokens)},
 	}
 	if opts.Clock != nil {
@@ -166,7 +169,8 @@ type Run struct {
 	state         state
 	since         time.Duration // when it began to wait
 	started, end  time.Duration // of the slice
-	used          time.Duration
+	used, waited  time.Duration // since it entered
+	most          time.Duration // that it may use; 0 means any time
 	slices        int
 	old           bool
 	due           bool // its turn has come at last: nobody has it make way before the slice ends
@@ -174,10 +178,22 @@ type Run struct {
 	before, after *Run
 
 	preempt atomic.Bool // it should make way at its next tick
+	told    bool        // OnLong was called; of the run's goroutine
 }
 
 // Run makes a run of the share, outside of it.
 func (s *Share) Run() *Run { return &Run{share: s, wake: make(chan struct{}, 1)} }
+
+// Bound has the run end when it has held a token for more than most since it entered; 0 means that it may for any time. It is called
+// while the run is out.
+func (r *Run) Bound(most time.Duration) { r.most = most }
+
+// A SpentError reports that a run used up the time that Bound gave it.
+type SpentError struct{ Used, Max time.Duration }
+
+func (e *SpentError) Error() string {
+	return fmt.Sprintf("processor: the run used %v, and may use %v", e.Used, e.Max)
+}
 
 // ErrEntered is what Enter says of a run that is in already.
 var ErrEntered = errors.New("processor: the run is in already")
@@ -195,7 +211,7 @@ func (r *Run) Enter(ctx context.Context) error {
 		p.mu.Unlock()
 		return ErrEntered
 	}
-	r.slices, r.old, r.used = 0, false, 0
+	r.slices, r.old, r.used, r.waited = 0, false, 0, 0
 	return r.arriveLocked(ctx, now)
 }
 
@@ -242,8 +258,8 @@ func (p *Processor) releaseLocked(r *Run, now time.Duration, to state) {
 }
 
 // Tick is called by the guest's metering, every few microseconds of its work. It returns at once while the slice lasts; then it
-// parks the run for as long as others are due. It fails with ctx's cause if ctx ends while it is parked; the run is out then, and
-// the guest has to end.
+// parks the run for as long as others are due. It fails with ctx's cause if ctx ends while it is parked, and with a *SpentError if the
+// run is past its bound; the run is out then, and the guest has to end.
 func (r *Run) Tick(ctx context.Context) error {
 	p := r.share.p
 	now := p.now()
@@ -254,6 +270,11 @@ func (r *Run) Tick(ctx context.Context) error {
 	if r.state != running {
 		p.mu.Unlock()
 		return ErrNotRunning
+	}
+	if used := r.used + now - r.started; r.most > 0 && used >= r.most {
+		p.releaseLocked(r, now, out)
+		p.mu.Unlock()
+		return &SpentError{used, r.most}
 	}
 	young := !r.old
 	next := p.queue.turn(r, now)
@@ -268,6 +289,7 @@ func (r *Run) Tick(ctx context.Context) error {
 		}
 	}
 	if long && p.onLong != nil {
+		r.told = true
 		p.onLong()
 	}
 	return nil
@@ -289,7 +311,14 @@ func (r *Run) Unblock(ctx context.Context) error {
 }
 
 // Leave gives the token back, if the run holds one, and the run is out. It may be called twice, and after a failed Enter.
-func (r *Run) Leave() { r.release(out) }
+func (r *Run) Leave() {
+	r.release(out)
+	if r.told {
+		if r.told = false; r.share.p.onLongEnd != nil {
+			r.share.p.onLongEnd()
+		}
+	}
+}
 
 func (r *Run) release(to state) {
 	p := r.share.p
@@ -302,6 +331,19 @@ func (r *Run) release(to state) {
 	case to == out:
 		r.state = out
 	}
+}
+
+// Share is what the run is a part of.
+func (r *Run) Share() *Share { return r.share }
+
+// Charge adds work that the host did for the run without a token.
+func (r *Run) Charge(d time.Duration) { r.share.Charge(d) }
+
+// Waited is the time for which the run waited for a token since it entered. It is read by the run's goroutine.
+func (r *Run) Waited() time.Duration {
+	r.share.p.mu.Lock()
+	defer r.share.p.mu.Unlock()
+	return r.waited
 }
 
 // Used is the time for which the run held a token since it entered, whole slices and stays. It is read by the run's goroutine.

@@ -182,9 +182,13 @@ func (q *queue) grant(r *Run, now time.Duration) {
 	q.virtual = max(q.virtual, a.virtual)
 	a.virtual += float64(q.slice) / a.weight
 	a.waited += now - r.since
+	r.waited += now - r.since
 	a.grants++
 	r.state = running
 	r.started, r.end = now, now+q.slice
+	if r.most > 0 {
+		r.end = min(r.end, now+max(r.most-r.used, 0))
+	}
 	r.preempt.Store(false)
 	r.due = false
 	r.place = len(q.running)
@@ -260,6 +264,7 @@ func (q *queue) leave(r *Run, now time.Duration) {
 	q.advance(now)
 	q.unqueue(r)
 	r.share.waited += now - r.since
+	r.waited += now - r.since
 	q.part(&r.share.account)
 	r.state = out
 }

@@ -281,7 +281,7 @@ func fdRead(c *hostcall.Call) {
 	switch r := d.res.(type) {
 	case *fileResource:
 		if s := system(c); s.pass(c) {
-			defer s.leave()
+			defer s.leave(c)
 			n, e := transfer(c, 1, func(p []byte, _ int) (int, error) { return r.h.read(p) })
 			finish(c, 2, n, e)
 		}
@@ -324,7 +324,7 @@ func fdWrite(c *hostcall.Call) {
 	switch r := d.res.(type) {
 	case *fileResource:
 		if s := system(c); s.pass(c) {
-			defer s.leave()
+			defer s.leave(c)
 			n, e := transfer(c, 1, func(p []byte, _ int) (int, error) {
 				if err := s.space(r.root, r.h, uint64(len(p))); err != nil {
 					return 0, err

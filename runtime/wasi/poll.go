@@ -77,6 +77,8 @@ func pollOneoff(c *hostcall.Call) {
 
 // sleep waits for a wake-up, for at most d if timed is set. It answers false if the call's context ended.
 func (s *System) sleep(c *hostcall.Call, d time.Duration, timed bool) bool {
+	c.Block()
+	defer c.Unblock()
 	var fire <-chan time.Time
 	if timed {
 		t := s.clock.NewTimer(d)

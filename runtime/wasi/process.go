@@ -122,6 +122,9 @@ func randomGet(c *hostcall.Call) {
 			return
 		}
 		rest = rest[n:]
+		if !c.Tick() {
+			return
+		}
 	}
 	c.Wrote(v.Ptr, v.Len)
 }

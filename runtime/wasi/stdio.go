@@ -120,9 +120,16 @@ func (s *stdin) Close() error {
 // stdout is a standard output or error.
 type stdout struct {
 	w     io.Writer
-	slow  bool // a Write may wait for whoever reads the other side
+	waits bool // a Write may wait for whoever reads the other side
+	slow  bool // and nothing ends it
 	kind  filetype
 	stuck bool // a Write was left behind; there is no more order to keep
+}
+
+// A Waiter is a standard output whose Write may wait, for a client to read it, but no longer than the guest's call may.
+type Waiter interface {
+	io.Writer
+	Waits()
 }
 
 func newStdout(w io.Writer) *stdout {
@@ -133,13 +140,16 @@ func newStdout(w io.Writer) *stdout {
 
 // set has it write to w from now on. No Write to another writer is under way.
 func (s *stdout) set(w io.Writer) {
-	s.w, s.slow, s.kind = w, false, typeUnknown
+	s.w, s.waits, s.slow, s.kind = w, false, false, typeUnknown
 	switch w := w.(type) {
 	case nil:
 		s.w = io.Discard
 	case *os.File:
 		s.kind = hostFiletype(w)
 		s.slow = s.kind != typeRegularFile
+		s.waits = s.slow
+	case Waiter:
+		s.waits = true
 	}
 }
 

@@ -69,7 +69,13 @@ func writeStdout(c *hostcall.Call, r *stdout) {
 		return
 	}
 	ctx := c.Context()
+	if r.waits {
+		c.Block()
+	}
 	n, err := r.write(ctx, only)
+	if r.waits {
+		c.Unblock()
+	}
 	n = min(max(n, 0), total)
 	if err != nil && ctx.Err() != nil {
 		interrupted(c, ctx)

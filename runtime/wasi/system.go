@@ -73,6 +73,7 @@ type System struct {
 	wake      chan struct{} // holds one token when some stream may be ready
 	closing   sync.Once
 	gate      *Gate
+	passed    time.Duration // when the file call under way passed the gate
 	reserve   uint64
 }
 
@@ -165,12 +166,9 @@ func (s *System) notify() {
 
 // wait blocks until ready answers true. If the call's context ends first it ends the guest and answers false.
 func (s *System) wait(c *hostcall.Call, ready func() bool) bool {
-	ctx := c.Context()
 	for !ready() {
-		select {
-		case <-s.wake:
-		case <-ctx.Done():
-			interrupted(c, ctx)
+		if !s.sleep(c, 0, false) {
+			interrupted(c, c.Context())
 			return false
 		}
 	}
