@@ -5,27 +5,33 @@ import (
 	"fmt"
 
 	"github.com/ripstop-vm/ripstop/broker"
+	"github.com/ripstop-vm/ripstop/control/keys"
 	"github.com/ripstop-vm/ripstop/manifest"
 )
 
-// Keys of the records. Job names are DNS labels, so that '/' ends them.
-const (
-	jobsPrefix     = "jobs/" + entitlement + "/"     // + job
-	versionsPrefix = "versions/" + entitlement + "/" // + job/number
-	routesPrefix   = "routes/"                       // + host (or nothing), path
-	secretsPrefix  = "secrets/" + entitlement + "/"  // + job/name
-	tokensPrefix   = "tokens/"                       // + SHA-256 of the secret
-	namesPrefix    = "token-names/"                  // + name: the key of its token
-	auditPrefix    = "audit/"                        // + ID
+// Prefixes of the records.
+var (
+	jobsPrefix     = keys.Jobs(entitlement)     // + job
+	versionsPrefix = keys.Versions(entitlement) // + job/number
+	secretsPrefix  = keys.Secrets(entitlement)  // + job/name
 )
 
-func jobKey(job string) string                 { return jobsPrefix + job }
-func versionsOf(job string) string             { return versionsPrefix + job + "/" }
-func versionKey(job string, n uint64) string   { return fmt.Sprintf("%s%020d", versionsOf(job), n) }
-func secretsOf(job string) string              { return secretsPrefix + job + "/" }
+const (
+	routesPrefix = keys.Routes
+	tokensPrefix = keys.Tokens
+	namesPrefix  = keys.TokenNames
+	auditPrefix  = keys.Audit
+)
+
+func jobKey(job string) string               { return jobsPrefix + job }
+func versionsOf(job string) string           { return versionsPrefix + job + "/" }
+func versionKey(job string, n uint64) string { return fmt.Sprintf("%s%020d", versionsOf(job), n) }
+func secretsOf(job string) string {
+	return keys.SecretsOf(broker.Job{Entitlement: entitlement, Name: job})
+}
 func secretKey(job, name string) string        { return secretsOf(job) + name }
 func routeKey(r manifest.Route) string         { return routesPrefix + r.Host + r.Path }
-func bucketName(job Job, bucket string) string { return entitlement + "/" + job.ID + "/" + bucket }
+func bucketName(job Job, bucket string) string { return keys.Bucket(entitlement, job.ID, bucket) }
 
 // put makes a write of a document.
 func put(key string, doc any) (broker.Write, error) {

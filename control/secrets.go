@@ -11,6 +11,11 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/policy"
 )
 
+// secretUse is what a ciphertext is for. A secret moved to another job or name does not open.
+func secretUse(job, name string) string {
+	return "ripstop secret\x00" + entitlement + "\x00" + job + "\x00" + name
+}
+
 // Bounds of secrets.
 const (
 	MaxSecret  = 64 << 10 // bytes of a value
@@ -59,7 +64,7 @@ func (s *Store) SetSecret(ctx context.Context, by, job, name string, value []byt
 	if !known && len(names) >= MaxSecrets {
 		return refuse(http.StatusConflict, "secrets-too-many", "Too many secrets", "job %s has %d secrets, which is the most a job may have", job, len(names))
 	}
-	w, err := put(secretKey(job, name), storedSecret{schema, s.vault.seal(job, name, value), s.opts.Clock.Now().UTC(), by})
+	w, err := put(secretKey(job, name), storedSecret{schema, s.vault.Seal(secretUse(job, name), value), s.opts.Clock.Now().UTC(), by})
 	if err != nil {
 		return err
 	}
@@ -125,5 +130,9 @@ func (s *Store) Secret(ctx context.Context, job, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.vault.open(job, name, stored.Sealed)
+	value, err := s.vault.Open(secretUse(job, name), stored.Sealed)
+	if err != nil {
+		return nil, fmt.Errorf("secret %s of job %s: set it again: %w", name, job, err)
+	}
+	return value, nil
 }

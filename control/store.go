@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ripstop-vm/ripstop/broker"
+	"github.com/ripstop-vm/ripstop/control/vault"
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
@@ -36,7 +37,7 @@ type Store struct {
 	buckets broker.Buckets
 	runner  Runner
 	opts    Options
-	vault   *vault
+	vault   *vault.Vault
 	jobs    keyedLocks
 	sampled map[string]*limiter // by kind: AuditDenied, AuditObserved
 
@@ -158,7 +159,7 @@ func New(records broker.Records, blobs broker.Blobs, buckets broker.Buckets, run
 	if err != nil {
 		return nil, fmt.Errorf("open control: %w", err)
 	}
-	if s.vault, err = openVault(filepath.Join(opts.DataDir, "secret.key"), len(stored) == 0); err != nil {
+	if s.vault, err = vault.Open(filepath.Join(opts.DataDir, "secret.key"), len(stored) == 0); err != nil {
 		return nil, fmt.Errorf("open control: %w", err)
 	}
 	entries, at, err := records.List(ctx, broker.Range{Prefix: auditPrefix})

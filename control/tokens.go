@@ -16,6 +16,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/broker"
 	"github.com/ripstop-vm/ripstop/internal/ids"
+	"github.com/ripstop-vm/ripstop/internal/secretfile"
 )
 
 // tokenPrefix begins every token's secret, so that scanners for leaked credentials can find it.
@@ -299,7 +300,7 @@ func (s *Store) Bootstrap(ctx context.Context, dir string) error {
 	_, _ = rand.Read(raw) // never fails
 	secret := tokenPrefix + base64.RawURLEncoding.EncodeToString(raw)
 	// The file first: after a crash in between there is still no token, and the next start writes both anew.
-	if err := writeSecretFile(filepath.Join(dir, "token"), []byte(secret+"\n")); err != nil {
+	if err := secretfile.Write(filepath.Join(dir, "token"), []byte(secret+"\n")); err != nil {
 		return fmt.Errorf("bootstrap: %w", err)
 	}
 	_, err = s.storeToken(ctx, "ripstop", BootstrapToken, 0, Scope{Entitlement: entitlement, Verbs: []Verb{VerbAdmin}}, secret)

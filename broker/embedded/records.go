@@ -30,7 +30,7 @@ func newRecords(db *database, opts Options) (*Records, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.history = history.New(last, opts.History, opts.HistoryBytes)
+	r.history = history.New(r.revision(last), opts.History, opts.HistoryBytes)
 	return r, nil
 }
 

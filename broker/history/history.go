@@ -14,7 +14,7 @@ type Log struct {
 	maxCommits, maxBytes int
 
 	mu     sync.Mutex
-	floor  uint64 // commits after this one are known
+	floor  broker.Revision // commits after this one are known
 	events []broker.Event
 	bytes  int
 	closed bool
@@ -22,7 +22,7 @@ type Log struct {
 }
 
 // New makes a log that begins after a commit, and keeps so many commits and bytes of them.
-func New(last uint64, maxCommits, maxBytes int) *Log {
+func New(last broker.Revision, maxCommits, maxBytes int) *Log {
 	return &Log{maxCommits: maxCommits, maxBytes: maxBytes, floor: last, wake: make(chan struct{})}
 }
 
@@ -46,7 +46,7 @@ func (h *Log) Add(e broker.Event) {
 	drop := 0
 	for drop < len(h.events) && (len(h.events)-drop > h.maxCommits || h.bytes > h.maxBytes) {
 		h.bytes -= eventBytes(h.events[drop])
-		h.floor = h.events[drop].Revision.Number
+		h.floor = h.events[drop].Revision
 		h.events[drop] = broker.Event{} // lets go of the values
 		drop++
 	}
@@ -63,11 +63,25 @@ func (h *Log) After(number uint64) ([]broker.Event, <-chan struct{}, error) {
 	switch {
 	case h.closed:
 		return nil, nil, broker.ErrClosed
-	case number < h.floor:
+	case number < h.floor.Number:
 		return nil, nil, broker.ErrCompacted
 	}
-	skip := min(number-h.floor, uint64(len(h.events)))
+	skip := min(number-h.floor.Number, uint64(len(h.events)))
 	return slices.Clone(h.events[skip:]), h.wake, nil
+}
+
+// Has says whether a revision is one that the log goes on from, and whether it is later than the last that it knows.
+func (h *Log) Has(r broker.Revision) (has, later bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	last := h.floor.Number + uint64(len(h.events))
+	switch {
+	case r.Number < h.floor.Number || r.Number > last:
+		return false, r.Number > last
+	case r.Number > h.floor.Number:
+		return h.events[r.Number-h.floor.Number-1].Revision == r, false
+	}
+	return r == h.floor || r == broker.Revision{}, false
 }
 
 // Close ends the log: After fails with broker.ErrClosed from now on. It may be called twice.

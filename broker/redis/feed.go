@@ -177,7 +177,7 @@ func (f *feed) follow(ctx context.Context) error {
 		return err
 	}
 	at := broker.Revision{Number: rep.number(1), Mark: rep.text(2)}
-	log := history.New(at.Number, r.link.opts.History, r.link.opts.HistoryBytes)
+	log := history.New(at, r.link.opts.History, r.link.opts.HistoryBytes)
 	f.set(log, nil)
 	for {
 		entries, err := f.next(ctx, at)

@@ -1,4 +1,5 @@
-package control
+// Package secretfile writes files that only their owner may read.
+package secretfile
 
 import (
 	"errors"
@@ -7,8 +8,8 @@ import (
 	"path/filepath"
 )
 
-// writeSecretFile writes a file of mode 0600 in one step and makes it durable: it appears whole or not at all.
-func writeSecretFile(path string, content []byte) (err error) {
+// Write writes a file of mode 0600 in one step and makes it durable: it appears whole or not at all.
+func Write(path string, content []byte) (err error) {
 	temp := path + ".new"
 	// What a start that was cut off left is not used again: its mode and owner are unknown.
 	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
