@@ -28,7 +28,7 @@ type comparison struct {
 	measure     func(context.Context, *bench) ([]Figure, error)
 }
 
-var comparisons = []comparison{freshSandboxes, hostCalls, loops, endpoints, queues, watchers}
+var comparisons = []comparison{freshSandboxes, hostCalls, loops, endpoints, commands, hostile, idle, queues, watchers}
 
 // bench is one run.
 type bench struct {

@@ -35,19 +35,7 @@ func measureEndpoints(ctx context.Context, b *bench) ([]Figure, error) {
 	}
 	defer s.close()
 	var sides []side
-	add := func(name, url string) {
-		sides = append(sides, side{name, func(ctx context.Context) (values, error) {
-			vs, err := b.throughput(ctx, url)
-			if err != nil {
-				return nil, err
-			}
-			slow, err := b.load(ctx, loadOptions{url: url, connections: 16, rate: modestRate, time: b.time})
-			if err != nil {
-				return nil, err
-			}
-			return values{"rate": vs["rate"], "p50": slow["p50"], "p99": slow["p99"]}, nil
-		}})
-	}
+	add := func(name, url string) { sides = append(sides, b.loaded(name, url, modestRate)) }
 	for _, j := range []struct {
 		name, job, isolation string
 		wasm                 []byte

@@ -44,6 +44,21 @@ func (b *bench) throughput(ctx context.Context, url string) (values, error) {
 	return vs, nil
 }
 
+// loaded is a side that is loaded as hard as it can be, for "rate", and then at a fixed rate of requests a second, for "p50" and "p99".
+func (b *bench) loaded(name, url string, fixed float64) side {
+	return side{name, func(ctx context.Context) (values, error) {
+		vs, err := b.throughput(ctx, url)
+		if err != nil {
+			return nil, err
+		}
+		slow, err := b.load(ctx, loadOptions{url: url, connections: 16, rate: fixed, time: b.time})
+		if err != nil {
+			return nil, err
+		}
+		return values{"rate": vs["rate"], "p50": slow["p50"], "p99": slow["p99"]}, nil
+	}}
+}
+
 // generator says what throughput loads with.
 func generator() string {
 	if _, err := exec.LookPath("wrk"); err != nil {
@@ -58,6 +73,7 @@ var wrkLine = regexp.MustCompile(`(?m)^\s*(Requests/sec:|50%|99%|Non-2xx or 3xx 
 func readWrk(out string) (values, error) {
 	vs := values{}
 	for _, m := range wrkLine.FindAllStringSubmatch(out, -1) {
+		m[2] = strings.TrimSpace(m[2])
 		switch m[1] {
 		case "Requests/sec:":
 			v, err := strconv.ParseFloat(m[2], 64)
@@ -87,8 +103,8 @@ type loadOptions struct {
 	connections int
 	rate        float64       // requests a second at fixed moments, late or not; 0: one after another on each connection
 	time        time.Duration // how long
-	timeout     time.Duration // of a request; 0 means 5 s
-	tolerant    bool          // requests may fail: they are counted, and took as long as they took
+	timeout     time.Duration // of a request, from when it was due; 0 means 5 s
+	tolerant    bool          // requests may fail: they are counted, and took as long as the timeout at most
 }
 
 // load runs a load client in a process of its own. It answers "rate" (answered requests/s), "p50", "p99", "most" (ms) and "failed".
@@ -148,7 +164,7 @@ type loader struct {
 
 func newLoader(o loadOptions) *loader {
 	return &loader{loadOptions: o, begin: time.Now(), due: make(chan time.Time, 1<<16), client: http.Client{
-		Timeout: o.timeout, Transport: &http.Transport{MaxIdleConnsPerHost: o.connections, DisableCompression: true}}}
+		Transport: &http.Transport{MaxIdleConnsPerHost: o.connections, DisableCompression: true}}}
 }
 
 // feed says when requests are due. Those that nobody could send yet wait, and waiting counts as taking time.
@@ -180,7 +196,13 @@ func (l *loader) work() {
 }
 
 func (l *loader) send(at time.Time) {
-	resp, err := l.client.Get(l.url)
+	ctx, cancel := context.WithDeadline(context.Background(), at.Add(l.timeout)) // one that is too late already fails at once
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.url, nil)
+	var resp *http.Response
+	if err == nil {
+		resp, err = l.client.Do(req)
+	}
 	ok := err == nil && resp.StatusCode == http.StatusOK
 	if err == nil {
 		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
@@ -188,7 +210,7 @@ func (l *loader) send(at time.Time) {
 		}
 		resp.Body.Close()
 	}
-	took := time.Since(at)
+	took := min(time.Since(at), l.timeout)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.took = append(l.took, took)

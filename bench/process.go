@@ -19,8 +19,9 @@ const childVariable = "RIPSTOP_BENCH_CHILD"
 
 // children are programs that a comparison needs in a process of their own.
 var children = map[string]func(args []string) error{
-	"echo": echoServer,
-	"load": loadClient,
+	"echo":      echoServer,
+	"load":      loadClient,
+	"plainhost": plainHost,
 }
 
 // process is a running program, with all that it started.
