@@ -14,6 +14,7 @@ type Manifest struct {
 	Kind         string              `json:"kind,omitempty"`        // "command" or "task"; empty: read off the module
 	Isolation    string              `json:"isolation,omitempty"`   // "request" (default): a fresh sandbox each time; "task": one that keeps its state
 	Engine       string              `json:"engine,omitempty"`      // what executes it: "wazero" (default) or "wasmtime"
+	Request      string              `json:"request,omitempty"`     // how a command gets it: "environment" (the default) or "stdin"; no task has it
 	Args         []string            `json:"args,omitempty"`        // of a command, after its name
 	Routes       []Route             `json:"routes,omitempty"`      // default: path /NAME/
 	Weight       int                 `json:"weight,omitempty"`      // share of the processor, compared with other jobs [100, 1 to 1000]

@@ -18,6 +18,7 @@ var described = map[string]map[string]any{
 	"kind":                   {"description": "How the module is given requests; read off the module if left out.", "enum": []string{"command", "task"}},
 	"isolation":              {"description": "A fresh sandbox for each request, or one that keeps its state while it succeeds.", "enum": []string{"request", "task"}, "default": "request"},
 	"engine":                 {"description": "What executes the guest, with the same results, traps and fuel; wasmtime takes a server that was built with it.", "enum": []string{"wazero", "wasmtime"}, "default": "wazero"},
+	"request":                {"description": "How a command gets its request: CGI in its environment, or SCGI on its standard input.", "enum": []string{"environment", "stdin"}, "default": "environment"},
 	"args":                   {"description": "Arguments of a command, after its name.", "maxItems": MaxArgs},
 	"routes":                 {"description": "Where the job answers; /NAME/ if left out.", "maxItems": MaxRoutes},
 	"routes[].host":          {"description": "Exact host name, lower case; any if left out."},

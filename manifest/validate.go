@@ -161,6 +161,14 @@ func (c *checker) manifest(m *Manifest, table *hostcall.Table) {
 	if m.Weight != 0 && (m.Weight < processor.MinWeight || m.Weight > processor.MaxWeight) {
 		c.add("weight", "%d is out of range: %d to %d is allowed", m.Weight, processor.MinWeight, processor.MaxWeight)
 	}
+	switch m.Request {
+	case "", "environment", "stdin":
+		if m.Request != "" && m.Kind == "task" {
+			c.add("request", "a task is given its request in memory: the key is for commands")
+		}
+	default:
+		c.add("request", "%s is neither environment nor stdin", quote(m.Request))
+	}
 	c.arguments(m)
 	c.routes(m.Routes)
 	for _, l := range limits {
