@@ -55,7 +55,6 @@ func (s *Server) ReadBackup(c echo.Context) error {
 	if err := s.opts.Control.Audit(ctx, control.AuditEntry{Kind: control.AuditBackup, By: caller(c).Name, Detail: "from " + c.Request().RemoteAddr}); err != nil {
 		return err
 	}
-	c.Response().Header().Set(echo.HeaderContentType, "application/x-tar")
 	if err := s.opts.Broker.Backup(ctx, &backupWriter{s, c}); err != nil {
 		if !c.Response().Committed {
 			return err
@@ -73,6 +72,9 @@ type backupWriter struct {
 }
 
 func (w *backupWriter) Write(p []byte) (int, error) {
+	if !w.c.Response().Committed { // until here a problem may be the answer
+		w.c.Response().Header().Set(echo.HeaderContentType, "application/x-tar")
+	}
 	w.server.limitWriting(w.c)
 	return w.c.Response().Write(p)
 }

@@ -69,8 +69,16 @@ func openDatabase(path, kind, incarnation string) (*database, error) {
 	if err := verifyFile(path, kind); err != nil {
 		return nil, err
 	}
+	return openVerified(path, kind, false)
+}
+
+// openToRead opens a file whose pages were checked, and changes nothing in it.
+func openToRead(path, kind string) (*database, error) { return openVerified(path, kind, true) }
+
+// openVerified opens a file whose pages were checked, if this program knows what is in it.
+func openVerified(path, kind string, readOnly bool) (*database, error) {
 	d := &database{path: path}
-	db, err := openBolt(path)
+	db, err := openBolt(path, readOnly)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +122,7 @@ func createDatabase(path, kind, incarnation string) (err error) {
 			_ = os.Remove(temp)
 		}
 	}()
-	db, err := openBolt(temp)
+	db, err := openBolt(temp, false)
 	if err != nil {
 		return err
 	}
@@ -140,14 +148,14 @@ func createDatabase(path, kind, incarnation string) (err error) {
 	return explain("sync", filepath.Dir(path), syncDir(filepath.Dir(path)))
 }
 
-func openBolt(path string) (db *bolt.DB, err error) {
+func openBolt(path string, readOnly bool) (db *bolt.DB, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
 			err = corrupt(path, "%v", r)
 		}
 	}()
-	db, err = bolt.Open(path, 0o600, &bolt.Options{InitialMmapSize: mapped, Timeout: time.Second, FreelistType: bolt.FreelistMapType, NoStatistics: true})
+	db, err = bolt.Open(path, 0o600, &bolt.Options{ReadOnly: readOnly, InitialMmapSize: mapped, Timeout: time.Second, FreelistType: bolt.FreelistMapType, NoStatistics: true})
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, fmt.Errorf("open %s: %w: stop that one first, or give this one a data folder of its own", path, broker.ErrInUse)

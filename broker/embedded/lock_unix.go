@@ -5,6 +5,7 @@ package embedded
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"syscall"
 	"time"
@@ -37,4 +38,24 @@ func lockFile(path string, timeout time.Duration) (*os.File, error) {
 			return nil, fmt.Errorf("lock %s: %w: stop that one first, or give this one a data folder of its own", path, broker.ErrInUse)
 		}
 	}
+}
+
+// lockToRead keeps a process that would write from beginning, and changes nothing. It fails if there is one. A folder that was never
+// opened has no lock, and nothing to lock.
+func lockToRead(path string) (io.Closer, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return io.NopCloser(nil), nil
+	}
+	if err != nil {
+		return nil, explain("open", path, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", path, broker.ErrInUse)
+		}
+		return nil, explain("lock", path, err)
+	}
+	return f, nil
 }

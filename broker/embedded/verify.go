@@ -87,6 +87,7 @@ type verifier struct {
 	meta boltMeta
 	seen []bool // pages in use, by id
 	head []byte // scratch for a page's first part
+	last uint64 // the highest number that the store has given out
 }
 
 func verify(r io.ReaderAt, size int64, kind string) error {
@@ -132,7 +133,7 @@ func verify(r io.ReaderAt, size int64, kind string) error {
 	}
 	v.seen = make([]bool, best.high)
 	v.seen[0], v.seen[1] = true, true
-	if err := v.tree(best.root, nil, 0); err != nil {
+	if err := v.tree(best.root, nil, 0, bounds{}); err != nil {
 		return err
 	}
 	if best.freelist != noFreelist {
@@ -183,8 +184,16 @@ func (v *verifier) page(id uint64) (body []byte, flags uint16, count int, err er
 	return body, native.Uint16(body[8:]), int(native.Uint16(body[10:])), nil
 }
 
+// bounds are the keys that a page may have: from low, and below high unless that is nil. A page above says them; a key that lies
+// outside would never be found, though it is there.
+type bounds struct{ low, high []byte }
+
+func (b bounds) has(key []byte) bool {
+	return bytes.Compare(key, b.low) >= 0 && (b.high == nil || bytes.Compare(key, b.high) < 0)
+}
+
 // tree walks the pages of a bucket. path is the names of the buckets around it.
-func (v *verifier) tree(root uint64, path [][]byte, depth int) error {
+func (v *verifier) tree(root uint64, path [][]byte, depth int, within bounds) error {
 	if depth > maxPageDepth {
 		return v.fail(root, "the tree is too deep")
 	}
@@ -194,7 +203,7 @@ func (v *verifier) tree(root uint64, path [][]byte, depth int) error {
 	}
 	switch flags {
 	case flagLeaf:
-		return v.leaf(root, body, count, path)
+		return v.leaf(root, body, count, path, within)
 	case flagBranch:
 	default:
 		return v.fail(root, "its kind %#x is not one of a tree", flags)
@@ -202,21 +211,28 @@ func (v *verifier) tree(root uint64, path [][]byte, depth int) error {
 	if count == 0 || pageHead+count*elementHead > len(body) {
 		return v.fail(root, "its count %d is wrong", count)
 	}
-	var last []byte
+	keys, children := make([][]byte, count), make([]uint64, count)
+	end := uint64(pageHead + count*elementHead) // keys stand one after another: a count that is too low would hide some
 	for i := range count {
 		at := pageHead + i*elementHead
 		e := body[at:]
-		pos, ksize, child := uint64(native.Uint32(e)), uint64(native.Uint32(e[4:])), native.Uint64(e[8:])
+		pos, ksize := uint64(native.Uint32(e)), uint64(native.Uint32(e[4:]))
 		begin := uint64(at) + pos
-		if begin < uint64(pageHead+count*elementHead) || begin+ksize > uint64(len(body)) {
-			return v.fail(root, "element %d lies outside of it", i)
+		if begin != end || begin+ksize > uint64(len(body)) {
+			return v.fail(root, "element %d is not where it belongs", i)
 		}
-		key := body[begin : begin+ksize]
-		if i > 0 && bytes.Compare(last, key) >= 0 {
+		end = begin + ksize
+		keys[i], children[i] = body[begin:begin+ksize], native.Uint64(e[8:])
+		if i > 0 && bytes.Compare(keys[i-1], keys[i]) >= 0 || !within.has(keys[i]) {
 			return v.fail(root, "element %d is out of order", i)
 		}
-		last = key
-		if err := v.tree(child, path, depth+1); err != nil {
+	}
+	for i, child := range children {
+		below := bounds{keys[i], within.high}
+		if i+1 < count {
+			below.high = keys[i+1]
+		}
+		if err := v.tree(child, path, depth+1, below); err != nil {
 			return err
 		}
 	}
@@ -224,21 +240,23 @@ func (v *verifier) tree(root uint64, path [][]byte, depth int) error {
 }
 
 // leaf checks the elements of a leaf page, and the buckets below it.
-func (v *verifier) leaf(id uint64, body []byte, count int, path [][]byte) error {
+func (v *verifier) leaf(id uint64, body []byte, count int, path [][]byte, within bounds) error {
 	if pageHead+count*elementHead > len(body) {
 		return v.fail(id, "its count %d is wrong", count)
 	}
 	var last []byte
+	end := uint64(pageHead + count*elementHead)
 	for i := range count {
 		at := pageHead + i*elementHead
 		e := body[at:]
 		flags, pos, ksize, vsize := native.Uint32(e), uint64(native.Uint32(e[4:])), uint64(native.Uint32(e[8:])), uint64(native.Uint32(e[12:]))
 		begin := uint64(at) + pos
-		if begin < uint64(pageHead+count*elementHead) || begin+ksize+vsize > uint64(len(body)) {
-			return v.fail(id, "element %d lies outside of it", i)
+		if begin != end || begin+ksize+vsize > uint64(len(body)) {
+			return v.fail(id, "element %d is not where it belongs", i)
 		}
+		end = begin + ksize + vsize
 		key, value := body[begin:begin+ksize], body[begin+ksize:begin+ksize+vsize]
-		if i > 0 && bytes.Compare(last, key) >= 0 {
+		if i > 0 && bytes.Compare(last, key) >= 0 || !within.has(key) {
 			return v.fail(id, "element %d is out of order", i)
 		}
 		last = key
@@ -262,14 +280,17 @@ func (v *verifier) bucket(id uint64, path [][]byte, value []byte) error {
 	if len(value) < bucketHead || len(path) > maxBucketDepth {
 		return v.fail(id, "bucket %.40q is wrong", path[len(path)-1])
 	}
+	if len(path) == 1 && string(path[0]) == v.kind {
+		v.last = native.Uint64(value[8:])
+	}
 	if root := native.Uint64(value); root != 0 {
-		return v.tree(root, path, 0)
+		return v.tree(root, path, 0, bounds{})
 	}
 	inline := value[bucketHead:]
 	if len(inline) < pageHead || native.Uint16(inline[8:]) != flagLeaf {
 		return v.fail(id, "bucket %.40q is wrong", path[len(path)-1])
 	}
-	return v.leaf(id, inline, int(native.Uint16(inline[10:])), path)
+	return v.leaf(id, inline, int(native.Uint16(inline[10:])), path, bounds{})
 }
 
 // value checks the checksums that this package writes.
@@ -277,8 +298,12 @@ func (v *verifier) value(id uint64, path [][]byte, key, value []byte) error {
 	if len(path) == 0 || string(path[0]) != v.kind {
 		return nil
 	}
-	if _, _, ok := unseal(key, value); !ok {
+	number, _, ok := unseal(key, value)
+	if !ok {
 		return v.fail(id, "the value of %.80q is damaged", key)
+	}
+	if v.kind != "queue" && number > v.last { // it would come again
+		return v.fail(id, "%.80q has number %d, and the last is %d", key, number, v.last)
 	}
 	return nil
 }

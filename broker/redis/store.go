@@ -64,8 +64,40 @@ func Open(ctx context.Context, opts Options) (_ *Store, err error) {
 			_ = s.close() // the first error is the one to show
 		}
 	}()
-	urls := map[string]*link{}
-	at := func(contract, url string) *link {
+	at, err := s.connect()
+	if err != nil {
+		return nil, err
+	}
+	want, err := s.meet(ctx, opts.Incarnation)
+	if err != nil {
+		return nil, err
+	}
+	s.incarnation = want
+	s.records = newRecords(at["records"])
+	for _, l := range s.links {
+		l.identity.Store(identityOf(want))
+		greet := func(context.Context, *redis.Conn) error { return nil }
+		if l == at["records"] {
+			greet = s.records.greet
+		}
+		if err := l.open(greet); err != nil {
+			return nil, err
+		}
+	}
+	s.blobs, s.buckets = &Blobs{link: at["blobs"]}, &Buckets{link: at["buckets"]}
+	s.leases, s.queue = &Leases{link: at["leases"]}, newQueue(at["queue"])
+	_, err = s.records.number(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// connect makes a link for each URL, which connects to nothing yet, and answers them by contract.
+func (s *Store) connect() (map[string]*link, error) {
+	opts := s.opts
+	urls, by := map[string]*link{}, map[string]*link{}
+	at := func(contract, url string) {
 		l := urls[url]
 		if l == nil {
 			l = &link{opts: opts}
@@ -73,40 +105,21 @@ func Open(ctx context.Context, opts Options) (_ *Store, err error) {
 			s.links = append(s.links, l)
 		}
 		l.serves = append(l.serves, contract)
-		return l
+		by[contract] = l
 	}
-	recordsLink := at("records", opts.Records)
-	leasesLink, blobsLink := at("leases", opts.Leases), at("blobs", opts.Blobs)
-	queueLink, bucketsLink := at("queue", opts.Queue), at("buckets", opts.Buckets)
+	at("records", opts.Records)
+	at("leases", opts.Leases)
+	at("blobs", opts.Blobs)
+	at("queue", opts.Queue)
+	at("buckets", opts.Buckets)
 	for url, l := range urls {
+		var err error
 		if l.target, err = parseURL(url); err != nil {
 			return nil, fmt.Errorf("open %s: %w", strings.Join(l.serves, ", "), err)
 		}
 		l.keys = keys{prefix: cmp.Or(l.target.prefix, opts.Prefix), cluster: l.target.kind == cluster}
 	}
-	want, err := s.meet(ctx, opts.Incarnation)
-	if err != nil {
-		return nil, err
-	}
-	s.incarnation = want
-	s.records = newRecords(recordsLink)
-	for _, l := range s.links {
-		l.identity.Store(identityOf(want))
-		greet := func(context.Context, *redis.Conn) error { return nil }
-		if l == recordsLink {
-			greet = s.records.greet
-		}
-		if err := l.open(greet); err != nil {
-			return nil, err
-		}
-	}
-	s.blobs, s.buckets = &Blobs{link: blobsLink}, &Buckets{link: bucketsLink}
-	s.leases, s.queue = &Leases{link: leasesLink}, newQueue(queueLink)
-	_, err = s.records.number(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+	return by, nil
 }
 
 func identityOf(incarnation string) *string {
@@ -186,6 +199,36 @@ func (s *Store) meet(ctx context.Context, want string) (string, error) {
 		}
 	}
 	return want, nil
+}
+
+// Look says which incarnation the servers hold and what they promise, and writes nothing. The incarnation is empty if there is no store. It
+// fails as Open does, but for what Options.Incarnation and Options.Require ask for, which it leaves to the caller.
+func Look(ctx context.Context, opts Options) (incarnation string, list []Durability, err error) {
+	opts.Require, opts.Incarnation = "", ""
+	if opts, err = opts.filled(); err != nil {
+		return "", nil, err
+	}
+	s := &Store{opts: opts}
+	if _, err := s.connect(); err != nil {
+		return "", nil, err
+	}
+	for _, l := range s.links {
+		defer l.close()
+		if err := l.check(ctx); err != nil {
+			return "", nil, err
+		}
+		have, err := l.readIdentity(ctx)
+		if err != nil {
+			return "", nil, explain(l.target.String(), err)
+		}
+		schemaText, now, ok := strings.Cut(have, "-")
+		if have != "" && (!ok || schemaText != schema || incarnation != "" && now != incarnation) {
+			return "", nil, l.stranger(have)
+		}
+		incarnation = cmp.Or(now, incarnation)
+		list = append(list, l.found.durability(l))
+	}
+	return incarnation, list, nil
 }
 
 // check opens the link and finds out whether the server does.
@@ -325,25 +368,38 @@ const accessScript = `
 	return missing
 `
 
-// identify reads the identity, and writes one if there is none and none is wanted. It answers the incarnation.
-func (l *link) identify(ctx context.Context, want string) (string, error) {
-	where := l.target.String()
+// readIdentity answers the identity; empty if there is none.
+func (l *link) readIdentity(ctx context.Context) (string, error) {
 	key := l.keys.records().identity
 	client, err := l.client(ctx, key)
 	if err != nil {
-		return "", explain(where, err)
+		return "", err
 	}
 	have, err := client.Get(ctx, key).Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
+	if errors.Is(err, redis.Nil) {
+		return "", nil
+	}
+	return have, err
+}
+
+// identify reads the identity, and writes one if there is none and none is wanted. It answers the incarnation.
+func (l *link) identify(ctx context.Context, want string) (string, error) {
+	where := l.target.String()
+	have, err := l.readIdentity(ctx)
+	if err != nil {
 		return "", explain(where, err)
 	}
 	if have == "" {
+		key := l.keys.records().identity
+		client, err := l.client(ctx, key)
+		if err != nil {
+			return "", explain(where, err)
+		}
 		if l.opts.Incarnation != "" && want == l.opts.Incarnation {
 			return "", l.stranger("")
 		}
 		text := *identityOf(cmp.Or(want, rand.Text()))
-		_, err := client.SetNX(ctx, key, text, 0).Result()
-		if err != nil {
+		if _, err := client.SetNX(ctx, key, text, 0).Result(); err != nil {
 			return "", explain(where, err)
 		}
 		if have, err = client.Get(ctx, key).Result(); err != nil { // another process may have been first

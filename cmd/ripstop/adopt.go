@@ -28,12 +28,7 @@ func newAdoptCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 	}
 	r.addFlags(cmd)
-	f.add(cmd)
-	for _, name := range []string{"blobs", "replicas"} {
-		if err := cmd.Flags().MarkHidden(name); err != nil {
-			panic(err) // the flag is there
-		}
-	}
+	f.addURL(cmd)
 	jsonFlag(cmd, &asJSON)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		dir, err := dataDir(r.data)

@@ -31,12 +31,18 @@ type brokerFlags struct {
 }
 
 func (f *brokerFlags) add(cmd *cobra.Command) {
+	f.addURL(cmd)
 	s := cmd.Flags()
-	s.StringArrayVar(&f.urls, "broker", nil, "embedded, or the URL of a Redis: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://;\n"+
-		"CONTRACT=URL keeps one of "+strings.Join(contracts, ", ")+" elsewhere (repeatable; default $RIPSTOP_BROKER, else embedded)")
 	s.StringVar(&f.blobs, "blobs", "", "where modules are kept: broker, or file, in the data directory (default broker)")
 	s.StringVar(&f.durability, "durability", string(redis.LevelAlways), "what a Redis has to promise at least: always, second, system or none")
 	s.IntVar(&f.replicas, "replicas", 0, "how many replicas of a Redis must have a change before it is acknowledged")
+}
+
+// addURL adds the flag that says where the state is, for who asks for nothing else.
+func (f *brokerFlags) addURL(cmd *cobra.Command) {
+	f.durability = string(redis.LevelNone)
+	cmd.Flags().StringArrayVar(&f.urls, "broker", nil, "embedded, or the URL of a Redis: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://;\n"+
+		"CONTRACT=URL keeps one of "+strings.Join(contracts, ", ")+" elsewhere (repeatable; default $RIPSTOP_BROKER, else embedded)")
 }
 
 // contracts are what a Redis may keep apart from the rest.

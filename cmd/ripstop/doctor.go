@@ -25,21 +25,27 @@ type diagnosis struct {
 
 func newDoctorCommand() *cobra.Command {
 	var asJSON bool
+	var r remote
+	var f brokerFlags
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what holds on this machine, and what each absence costs",
 		Long: "Say what holds on this machine: what a server's worker would be confined with, how sandboxes return to their images,\n" +
-			"and the limits that bound how many there can be. Nothing is changed. Run it as the user that the server runs as.",
-		Example: "  ripstop doctor\n  ripstop doctor --json",
+			"and the limits that bound how many there can be; and how the state is: of a running server as that tells it, else of the data\n" +
+			"directory, whose files are read through. Nothing is changed. Run it as the user that the server runs as.",
+		Example: "  ripstop doctor\n  ripstop doctor --data /var/lib/ripstop --broker redis://127.0.0.1:6379\n  ripstop doctor --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d := diagnose()
+			d.Checks = append(d.Checks, brokerChecks(cmd, &r, &f)...)
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), d)
 			}
 			return d.print(cmd.OutOrStdout())
 		},
 	}
+	r.addFlags(cmd)
+	f.addURL(cmd)
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }

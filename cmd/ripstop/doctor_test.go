@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"path/filepath"
 	goruntime "runtime"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 )
 
 func TestTheDoctorSaysWhatHoldsAndWhatEachAbsenceCosts(t *testing.T) {
+	t.Setenv("RIPSTOP_DATA", filepath.Join(t.TempDir(), "none"))
 	var out, stderr bytes.Buffer
 	if code := execute(t.Context(), newRoot(), []string{"doctor", "--json"}, nil, &out, &stderr); code != 0 {
 		t.Fatalf("exit code %d: %s", code, stderr.String())
@@ -30,7 +32,7 @@ func TestTheDoctorSaysWhatHoldsAndWhatEachAbsenceCosts(t *testing.T) {
 		}
 		seen[c.Name] = true
 	}
-	want := []string{"seccomp", "landlock", "PAGEMAP_SCAN", "processors"}
+	want := []string{"seccomp", "landlock", "PAGEMAP_SCAN", "processors", "broker"}
 	if goruntime.GOOS == "linux" {
 		want = append(want, "openat2", "memfd", "open files", "vm.max_map_count")
 	}

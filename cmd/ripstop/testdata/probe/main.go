@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/ripstop-vm/ripstop/sdk"
@@ -57,6 +58,15 @@ func init() {
 			list, err := kv.List(r.Context(), "", "", 10)
 			say(len(list), err)
 			say("deleted", kv.Delete(r.Context(), "k"))
+		case "tally": // adds one; an answer of 200 says that it did
+			kv := sdk.KV("things")
+			b, version, _ := kv.Get(r.Context(), "tally") // a version of 0 asks for there to be none
+			n, _ := strconv.Atoi(string(b))
+			if _, err := kv.PutIf(r.Context(), "tally", []byte(strconv.Itoa(n+1)), version); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+			fmt.Fprint(w, n+1)
 		case "metric":
 			say("metric", sdk.Count("probed", 2))
 		case "trace":
