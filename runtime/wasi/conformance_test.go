@@ -66,6 +66,20 @@ func TestArgumentsAndEnvironmentAreWrittenWhereTheyFit(t *testing.T) {
 	}
 }
 
+func TestExclusiveCreationFollowsNoLink(t *testing.T) {
+	g, dir := dirCaller(t, map[string]string{"f": "", "../outside": ""})
+	for name, to := range map[string]string{"dangling": "nothing", "link": "f", "loop": "loop", "out": "../outside"} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		_, e := g.open(3, name, oCreat|oExcl, readWrite, 0)
+		wantErrno(t, name, e, hostcall.EEXIST)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "nothing")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what the link named was created: %v", err)
+	}
+}
+
 func TestOptionsThatContradictThemselvesAreRefused(t *testing.T) {
 	dir := tree(t, map[string]string{"f": "", "d/": ""})
 	for name, opts := range map[string]Options{

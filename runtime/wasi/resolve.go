@@ -136,6 +136,9 @@ func (s *System) lookup(c *hostcall.Call, p pathArg, named bool) (t target) {
 	if kind == lookCreate && c.Uint32(openOflags)&oCreat == 0 {
 		kind = lookObject
 	}
+	if kind == lookCreate && c.Uint32(openOflags)&oExcl != 0 {
+		follow = false // an exclusive creation follows no link in the last place (open(2), O_EXCL): the link is there already
+	}
 	var err error
 	switch r := d.res.(type) {
 	case *dirResource:
