@@ -1,6 +1,7 @@
 package translate_test
 
 import (
+	"bytes"
 	"math/rand/v2"
 
 	"github.com/ripstop-vm/ripstop/internal/wasmtest"
@@ -61,9 +62,10 @@ func (g *generator) typeIndex(params, results []byte) int {
 // generated is a module, and what a test needs to know of it.
 type generated struct {
 	wasm   []byte
-	funcs  [][2][]byte // types of the exports "f0", "f1", …
-	shows  int         // exports "g0", "g1", … answer the globals
-	tables int         // exports "t0", … answer whether an element is null
+	funcs  [][2][]byte     // types of the exports "f0", "f1", …
+	shows  int             // exports "g0", "g1", … answer the globals
+	tables int             // exports "t0", … answer whether an element is null
+	wide   map[string]bool // exports with a v128 in their type
 }
 
 const gas = 600
@@ -84,12 +86,14 @@ func generate(seed1, seed2 uint64) generated {
 		g.funcs = append(g.funcs, g.typeIndex(nil, nil))
 	}
 
-	var out generated
+	out := generated{wide: map[string]bool{}}
 	var bodies, exports [][]byte
 	for i := 1; i < len(g.funcs); i++ {
 		bodies = append(bodies, g.function(i))
 		if i <= own {
 			out.funcs = append(out.funcs, g.types[g.funcs[i]])
+			t := g.types[g.funcs[i]]
+			out.wide[name('f', i-1)] = bytes.IndexByte(append(t[0][:len(t[0]):len(t[0])], t[1]...), v128) >= 0
 			exports = append(exports, wasmtest.Cat(wasmtest.Name(name('f', i-1)), []byte{0}, wasmtest.U32(uint32(i))))
 		}
 	}
@@ -99,6 +103,7 @@ func generate(seed1, seed2 uint64) generated {
 		bodies = append(bodies, wasmtest.Sized(wasmtest.Cat([]byte{0}, wasmtest.Cat(code...), []byte{wasmtest.End})))
 	}
 	for i, t := range g.globals {
+		out.wide[name('g', i)] = t == v128
 		show('g', i, nil, []byte{t}, []byte{0x23}, wasmtest.U32(uint32(i+1)))
 	}
 	for i := range g.tables {
@@ -146,7 +151,7 @@ func generate(seed1, seed2 uint64) generated {
 	elems = append(elems, wasmtest.Cat([]byte{3, 0}, wasmtest.Count(every)),
 		wasmtest.Cat([]byte{0}, wasmtest.I32Const(int32(g.IntN(3))), []byte{wasmtest.End}, functions(8)),
 		wasmtest.Cat([]byte{4}, wasmtest.I32Const(11), []byte{wasmtest.End, 1, 0xd2}, wasmtest.U32(uint32(g.IntN(len(g.funcs)))), []byte{wasmtest.End}))
-	bytes := func(n int) []byte {
+	random := func(n int) []byte {
 		b := make([]byte, n)
 		for i := range b {
 			b[i] = byte(g.Uint32())
@@ -155,10 +160,10 @@ func generate(seed1, seed2 uint64) generated {
 	}
 	lengths := []int{40, 70_000}
 	for i := range g.data {
-		data = append(data, wasmtest.Cat([]byte{1}, wasmtest.Vec(bytes(lengths[i]))))
+		data = append(data, wasmtest.Cat([]byte{1}, wasmtest.Vec(random(lengths[i]))))
 	}
 	for range g.IntN(4) { // overlapping, too
-		data = append(data, wasmtest.Cat([]byte{0}, wasmtest.I32Const(int32(g.IntN(100))), []byte{wasmtest.End}, wasmtest.Vec(bytes(g.IntN(60)))))
+		data = append(data, wasmtest.Cat([]byte{0}, wasmtest.I32Const(int32(g.IntN(100))), []byte{wasmtest.End}, wasmtest.Vec(random(g.IntN(60)))))
 	}
 	w := []byte(wasmtest.Header)
 	section := func(id byte, content []byte) { w = append(w, wasmtest.Section(id, content)...) }

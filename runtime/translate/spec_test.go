@@ -77,8 +77,8 @@ func number(t *testing.T, v any, bits int) uint64 {
 }
 
 // play runs a script and answers what came of each command, and the fuel that calls took.
-func play(t *testing.T, w *world, dir string, s *script, spectest []byte) (outcomes []string, fuel []int64) {
-	if _, err := w.instantiate(spectest, "spectest"); err != nil {
+func play(t *testing.T, v variant, m machine, dir string, s *script, spectest []byte) (outcomes []string, fuel []int64) {
+	if _, err := m.start(spectest, "spectest"); err != nil {
 		t.Fatal(err)
 	}
 	read := func(name string) []byte {
@@ -88,8 +88,8 @@ func play(t *testing.T, w *world, dir string, s *script, spectest []byte) (outco
 		}
 		return b
 	}
-	var last *instance
-	named := map[string]*instance{}
+	var last running
+	named := map[string]running{}
 	for i := 0; i < len(s.Commands); i++ {
 		c := &s.Commands[i]
 		result, took := "", int64(0)
@@ -103,8 +103,8 @@ func play(t *testing.T, w *world, dir string, s *script, spectest []byte) (outco
 				name = s.Commands[i+1].As
 				i++
 			}
-			in, err := w.instantiate(read(c.Filename), name)
-			result = w.outcome(err)
+			in, err := m.start(read(c.Filename), name)
+			result = m.outcome(err)
 			if c.Type == "module" {
 				if last = in; c.Name != "" {
 					named[c.Name] = in
@@ -120,45 +120,56 @@ func play(t *testing.T, w *world, dir string, s *script, spectest []byte) (outco
 				break
 			}
 			if c.Action.Type == "get" {
-				result = fmt.Sprint(in.ExportedGlobal(c.Action.Field).Get())
+				result = fmt.Sprint(in.get(c.Action.Field))
 				break
 			}
 			var params []uint64
 			for _, a := range c.Action.Args {
 				params = append(params, a.raw(t)...)
 			}
-			results, err := w.call(in, c.Action.Field, params...)
-			if result = w.outcome(err); err == nil {
-				i := 0
-				for _, typ := range in.ExportedFunction(c.Action.Field).Definition().ResultTypes() {
-					switch typ {
-					case 0x70: // an address of the engine's
-						result += fmt.Sprint(" function: ", results[i] != 0)
-					case 0x7b:
-						result += fmt.Sprintf(" %x:%x", results[i], results[i+1])
-						i++
-					default:
-						result += fmt.Sprintf(" %x", results[i])
-					}
-					i++
-				}
+			results, err := in.call(c.Action.Field, params...)
+			if result = m.outcome(err); err == nil {
+				result += shownResults(in.results(c.Action.Field), results, false)
 			} else if c.Type == "assert_return" || c.Type == "action" {
-				t.Errorf("line %d: %s: %v", c.Line, w.kind, err)
+				t.Errorf("line %d: %s: %v", c.Line, v, err)
 			}
-			if w.translate {
-				took = w.used()
+			if v.translated {
+				took = m.used()
 			}
 		default:
 			t.Fatalf("line %d: unknown command %s", c.Line, c.Type)
 		}
 		fuel = append(fuel, took)
+		if !v.translated && !asWanted(c.Type, result) {
+			t.Logf("line %d: %s has %q for an %s", c.Line, v, result, c.Type)
+		}
 		outcomes = append(outcomes, fmt.Sprintf("line %d, %s: %s", c.Line, c.Type, result))
 	}
 	return outcomes, fuel
 }
 
+// asWanted reports whether an engine did what a command asserts, as far as that is not a matter of values. What it does not do without
+// translation, it does not do with it. These are all of them:
+//
+//   - wazero (v2): 15 assert_uninstantiable of elem and linking. It leaves out active element segments that do not fit into their table and
+//     goes on, where the specification has it fail.
+//   - wazero (v2, extended-const): 6 assert_invalid of data, elem and global. It compiles modules whose constant expressions name globals
+//     that may not be named there, and would refuse them when they are instantiated, had the script given them their imports.
+//   - wasmtime (v1): 1 assert_invalid of unreached-invalid, whose code is valid since the specification's second version: that of dead code
+//     was relaxed, and wasmtime has no older one.
+func asWanted(command, result string) bool {
+	ok := strings.HasPrefix(result, "ok")
+	switch command {
+	case "assert_invalid", "assert_malformed":
+		return result == "invalid"
+	case "assert_trap", "assert_exhaustion", "assert_unlinkable", "assert_uninstantiable":
+		return !ok
+	}
+	return ok || result == "no module" || command == "assert_return" // global.get answers a number alone
+}
+
 // TestTheSpecificationsSuitesGiveTheSameResults plays the specification's scripts with and without translation, compiled and
-// interpreted, and compares what comes of each command; and the fuel that calls take, which no engine may change.
+// interpreted, and on wasmtime where it is built in, and compares what comes of each command; and the fuel that calls take, which no engine may change.
 func TestTheSpecificationsSuitesGiveTheSameResults(t *testing.T) {
 	base := filepath.Join(wazeroDir(t), "internal/integration_test/spectest")
 	spectest, err := os.ReadFile(filepath.Join(base, "testdata/spectest.wasm"))
@@ -182,32 +193,42 @@ func TestTheSpecificationsSuitesGiveTheSameResults(t *testing.T) {
 				if err := json.Unmarshal(raw, &s); err != nil {
 					t.Fatal(err)
 				}
-				outcomes, fuel := map[kind][]string{}, map[kind][]int64{}
-				for _, k := range kinds {
-					w := newWorld(t, k, on)
-					w.options.Depth = kind{interpret: true}.depth()
-					outcomes[k], fuel[k] = play(t, w, filepath.Dir(file), &s, spectest)
-					w.close()
+				var plain, first []string // outcomes of an engine, and of the first one
+				var fuel []int64
+				all := variants()
+				if len(all) > len(kinds) { // the interpreter has its turn in builds without wasmtime
+					all = append(all[:2:2], all[len(kinds):]...)
 				}
-				for _, interpret := range []bool{false, true} {
-					plain, translated := outcomes[kind{interpret, false}], outcomes[kind{interpret, true}]
+				for _, v := range all {
+					m := v.open(t, on, kind{interpret: true}.depth())
+					outcomes, took := play(t, v, m, filepath.Dir(file), &s, spectest)
+					m.close()
+					if !v.translated {
+						plain = outcomes
+						continue
+					}
 					for i := range plain {
-						if plain[i] != translated[i] {
-							t.Errorf("%s: %s; translated: %s", kind{interpret, false}, plain[i], translated[i])
+						if plain[i] != outcomes[i] {
+							t.Errorf("%s: %s; translated: %s", v.engine, plain[i], outcomes[i])
 						}
 					}
-				}
-				a, b := fuel[kind{false, true}], fuel[kind{true, true}]
-				for i := range a {
-					if a[i] != b[i] {
-						t.Errorf("%s: %d fuel compiled, %d interpreted", outcomes[kind{false, true}][i], a[i], b[i])
+					if fuel == nil {
+						first, fuel = plain, took
 					}
+					for i := range fuel {
+						if plain[i] != first[i] && strings.Contains(plain[i], "instantiable") {
+							break // from here on there are other instances
+						}
+						if fuel[i] != took[i] && took[i] >= 0 {
+							t.Errorf("%s: %d fuel on the first engine, %d on %s", outcomes[i], fuel[i], took[i], v.engine)
+						}
+					}
+					commands += len(outcomes)
 				}
-				commands += len(outcomes[kinds[0]])
 			})
 		}
 	}
-	t.Logf("%d scripts, %d commands", found, commands)
+	t.Logf("%d scripts; %d commands, those of all engines together", found, commands)
 	if found < 200 {
 		t.Error("too few scripts: are the suites there?")
 	}

@@ -1,0 +1,5 @@
+//go:build !(wasmtime && cgo)
+
+package translate_test
+
+func otherVariants() []variant { return nil }
