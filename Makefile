@@ -6,7 +6,7 @@ GO ?= go
 BIN := bin/ripstop
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo deps test test-wasmtime race check fmt vet lint generate-check cross fuzz gostd docs-check soak bench examples clean
+.PHONY: help build demo deps test test-wasmtime race check fmt vet lint generate-check cross fuzz gostd docs-check soak bench examples gostd-wasmtime clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ race: deps ## run the tests of concurrent parts under the race detector (needs a
 test-wasmtime: ## run the tests of engines and guests on wasmtime (needs a C compiler)
 	@if command -v $${CC:-gcc} >/dev/null 2>&1; then \
 	  CGO_ENABLED=1 $(GO) vet -tags wasmtime ./runtime/... ./cmd/... && \
-	  CGO_ENABLED=1 $(GO) test -tags wasmtime -short -timeout 25m ./runtime ./runtime/engine/... ./runtime/wasi ./runtime/guest && \
+	  CGO_ENABLED=1 $(GO) test -tags wasmtime -short -timeout 25m ./runtime ./runtime/engine/... ./runtime/translate ./runtime/wasi ./runtime/guest && \
 	  CGO_ENABLED=1 $(GO) test -tags wasmtime -run 'Engine|Wasmtime' ./cmd/ripstop ; \
 	else echo "test-wasmtime: no C compiler here; install gcc to build with wasmtime" >&2; exit 1; fi
 
@@ -60,8 +60,13 @@ FUZZTIME ?= 5s
 fuzz: ## run every fuzz target for FUZZTIME
 	@scripts/fuzz $(FUZZTIME)
 
-gostd: build ## run tests of Go's standard library as guests
+gostd: build ## run tests of Go's standard library as guests, translated
 	@scripts/gostd $(BIN)
+
+gostd-wasmtime: ## the same on wasmtime (needs a C compiler)
+	@if command -v $${CC:-gcc} >/dev/null 2>&1; then \
+	  CGO_ENABLED=1 $(GO) build -tags wasmtime -o $(BIN)-wasmtime ./cmd/ripstop && ENGINE=wasmtime scripts/gostd $(BIN)-wasmtime ; \
+	else echo "gostd-wasmtime: no C compiler here; install gcc to build with wasmtime" >&2; exit 1; fi
 
 docs-check: build examples ## run the commands that the docs show
 	@scripts/docs-check
@@ -69,7 +74,7 @@ docs-check: build examples ## run the commands that the docs show
 check: fmt vet lint generate-check cross test test-wasmtime race gostd fuzz docs-check ## everything a reviewer would ask
 	$(MAKE) demo CI=1
 
-soak: build ## long runs: each fuzz target for ten minutes, and 200,000 invocations through ingress
+soak: build ## long runs, some hours: 200,000 invocations, engines against each other, each fuzz target for ten minutes
 	@scripts/soak
 
 bench: build examples ## measure, print a table and write bench/out/report.json
