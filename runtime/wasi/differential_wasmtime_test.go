@@ -458,8 +458,12 @@ func meant(s step, ours, theirs hostcall.Errno) bool {
 	})
 }
 
-// sameAnswer compares what successes show. Theirs does not say that a standard stream is a file, and keeps no flags of directories.
-func sameAnswer(ours, theirs string) bool {
+// sameAnswer compares what successes show. Theirs does not say that a standard stream is a file, keeps no flags of directories, and with a
+// slash behind a link still answers the link, where POSIX, and so ours, answers the directory that it leads to.
+func sameAnswer(s step, ours, theirs string) bool {
+	if slashed(s) && strings.HasPrefix(ours, "type 3") && strings.HasPrefix(theirs, "type 7") {
+		return true
+	}
 	if dir, flags, ok := strings.Cut(ours, ", flags "); ok && dir == fmt.Sprintf("type %d", typeDirectory) && flags != "" {
 		ours = dir + ", flags 0"
 	}
@@ -491,7 +495,7 @@ func sameCalls(t testing.TB, module *wt.Module, dir string, seed1, seed2 uint64)
 			}
 			continue
 		}
-		if ea != eb || !sameAnswer(ra, rb) {
+		if ea != eb || !sameAnswer(st, ra, rb) {
 			return calls, fmt.Sprintf("ours %v %s, theirs %v %s: %v\nafter\n%s", ea, ra, eb, rb, st, strings.Join(said, "\n"))
 		}
 		s.handles = len(fds[0])
