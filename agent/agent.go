@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
-	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
@@ -137,9 +136,6 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	}
 	if opts.Recorder == nil {
 		opts.Recorder = nobody{}
-	}
-	if opts.Tracer == nil {
-		opts.Tracer = noop.NewTracerProvider().Tracer("")
 	}
 	if opts.Routes == nil {
 		opts.Routes = func(map[string][]manifest.Route) {}

@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"sync"
 
-	"github.com/google/uuid"
-
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
@@ -75,12 +73,4 @@ func (p *piped) finish(sent bool, err error) {
 		p.once.Do(func() { p.err = hostcall.EIO; close(p.head) })
 	}
 	_ = p.in.CloseWithError(err)
-}
-
-func newInvocation() string {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return uuid.NewString()
-	}
-	return id.String()
 }

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/ripstop-vm/ripstop/internal/lazyctx"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
@@ -22,44 +23,40 @@ import (
 // holdStarting is how long a request waits for a job whose first task is starting.
 const holdStarting = 5 * time.Second
 
-// running says whether the control process knows that a job is in its guests.
+// running says whether the control process knows that a job is in its guests. Invocations only count; the looks of one goroutine find out
+// whether there were none for a while.
 type running struct {
-	mu       sync.Mutex
-	count    int
-	reported bool
-	resting  bool // count was 0 at the last look
+	count    atomic.Int64
+	reported atomic.Bool
+	resting  atomic.Bool // count was 0 at the last look, and nothing began since
 }
 
 // begin notes an invocation, and whether the control process has to be told.
 func (r *running) begin() (tell bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.count++
-	r.resting = false
-	tell = !r.reported
-	r.reported = true
-	return tell
+	r.count.Add(1)
+	if r.resting.Load() {
+		r.resting.Store(false)
+	}
+	return !r.reported.Load() && !r.reported.Swap(true)
 }
 
-func (r *running) endOne() {
-	r.mu.Lock()
-	r.count--
-	r.mu.Unlock()
-}
+func (r *running) endOne() { r.count.Add(-1) }
 
 // rest reports whether the job left its guests for good: it was idle at the last look and is now. Telling of every
-// invocation would double the work of short ones.
+// invocation would double the work of short ones. One goroutine calls it.
 func (r *running) rest() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.count > 0 || !r.reported {
+	if !r.reported.Load() || r.count.Load() > 0 {
 		return false
 	}
-	if !r.resting {
-		r.resting = true
+	if !r.resting.Swap(true) {
 		return false
 	}
-	r.reported, r.resting = false, false
+	r.reported.Store(false)
+	if r.count.Load() > 0 { // one began meanwhile, and may have taken the job for reported
+		r.reported.Store(true)
+		return false
+	}
+	r.resting.Store(false)
 	return true
 }
 
@@ -113,6 +110,9 @@ func (a *Agent) enter(ctx context.Context, name string) (*task, *job, error) {
 // lingering is how much longer than an invocation its client's connection may take: the error page has to get out.
 const lingering = 5 * time.Second
 
+// shortLimit is up to where the deadlines of an ingress server do for an invocation without a body; they are longer than it by lingering and more.
+const shortLimit = time.Minute
+
 // errDeadline is the cause of an invocation's context past its deadline.
 var errDeadline = fmt.Errorf("the invocation's deadline passed: %w", context.DeadlineExceeded)
 
@@ -134,20 +134,28 @@ func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 
 	limit := time.Duration(t.limits.Time)
 	info.Deadline = began.Add(limit)
-	ctx, cancel := context.WithTimeoutCause(r.Context(), limit, errDeadline)
-	defer cancel()
-	ctx, span := a.opts.Tracer.Start(ctx, "invoke "+name, trace.WithSpanKind(trace.SpanKindInternal), trace.WithAttributes(
-		attribute.String("faas.invocation_id", info.Invocation), attribute.String("ripstop.job", name), attribute.Int64("ripstop.version", int64(t.assigned.Version))))
-	defer span.End()
-	if span.SpanContext().IsValid() {
-		propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(r.Header))
+	timed := new(lazyctx.Context)
+	timed.Begin(r.Context(), a.opts.Clock, info.Deadline, errDeadline)
+	defer timed.Cancel(nil)
+	var ctx context.Context = timed
+	var span trace.Span
+	if a.opts.Tracer != nil {
+		ctx, span = a.opts.Tracer.Start(ctx, "invoke "+name, trace.WithSpanKind(trace.SpanKindInternal), trace.WithAttributes(
+			attribute.String("faas.invocation_id", info.Invocation), attribute.String("ripstop.job", name), attribute.Int64("ripstop.version", int64(t.assigned.Version))))
+		defer span.End()
+		if span.SpanContext().IsValid() {
+			propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(r.Header))
+		}
 	}
 
-	// A client that neither sends nor reads must not hold a slot past the deadline. A writer that is no connection has
-	// no such deadlines, and needs none.
-	conn := http.NewResponseController(w)
-	_ = conn.SetReadDeadline(info.Deadline.Add(lingering))
-	_ = conn.SetWriteDeadline(info.Deadline.Add(lingering))
+	// A client that neither sends nor reads must not hold a slot past the deadline: reads and writes that may wait end with the
+	// invocation (package guest), and these are for what is under way without one. A writer that is no connection has no such deadlines, and
+	// needs none.
+	if r.ContentLength != 0 || limit > shortLimit {
+		conn := http.NewResponseController(w)
+		_ = conn.SetReadDeadline(info.Deadline.Add(lingering))
+		_ = conn.SetWriteDeadline(info.Deadline.Add(lingering))
+	}
 
 	if err := t.slots.take(ctx); err != nil {
 		a.opts.Recorder.Invocation(ctx, name, "rejected", false, 0)
@@ -168,7 +176,7 @@ func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	var result guest.Result
 	m, cold, err := t.take(ctx)
 	if err == nil {
-		result, err = m.sandbox.Serve(ctx, w, r.WithContext(ctx), info)
+		result, err = m.sandbox.Serve(ctx, w, r, info)
 		a.opts.Recorder.CPU(ctx, name, result.CPU)
 		t.back(m, err == nil && result.Reusable)
 	} else {
@@ -180,7 +188,9 @@ func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	outcome := "ok"
 	answer := err
 	if err != nil {
-		span.SetStatus(codes.Error, "")
+		if span != nil {
+			span.SetStatus(codes.Error, "")
+		}
 		outcome, answer = t.judge(r.Context(), err, info.Invocation)
 	}
 	a.opts.Recorder.Invocation(ctx, name, outcome, cold, a.opts.Clock.Now().Sub(began))

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ripstop-vm/ripstop/internal/ids"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
@@ -184,7 +185,7 @@ func (s *services) Invoke(ctx context.Context, job string, r *http.Request) (*ht
 	ctx, cancel := context.WithCancel(context.WithValue(ctx, hopsKey{}, hops+1))
 	w := &piped{header: http.Header{}, head: make(chan struct{}), cancel: cancel}
 	w.body, w.in = io.Pipe()
-	info := guest.ServeInfo{Scheme: "http", RemoteAddr: "127.0.0.1:0", Invocation: newInvocation()}
+	info := guest.ServeInfo{Scheme: "http", RemoteAddr: "127.0.0.1:0", Invocation: string(ids.NewInvocation())}
 	r = r.Clone(ctx)
 	s.task.agent.background.Go(func() {
 		sent, err := s.task.agent.Serve(job, info, w, r)

@@ -2,11 +2,14 @@ package gateway
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"strconv"
@@ -14,14 +17,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
-	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/ripstop-vm/ripstop/internal/ids"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
 )
@@ -71,9 +73,6 @@ func New(opts Options) *Handler {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
-	if opts.Tracer == nil {
-		opts.Tracer = noop.NewTracerProvider().Tracer("")
-	}
 	h := &Handler{opts: opts}
 	h.routes.Store(&Routes{hosts: map[string]*paths{}})
 	return h
@@ -88,8 +87,8 @@ var propagator = propagation.TraceContext{}
 // ServeHTTP answers one request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := h.opts.Clock.Now()
-	id := newID()
-	w.Header().Set(HeaderInvocation, id)
+	id := string(ids.NewInvocation())
+	w.Header()[HeaderInvocation] = []string{id}
 	rec := &statusWriter{ResponseWriter: w}
 	job := ""
 	defer func() {
@@ -111,15 +110,22 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	job = m.Job
 
-	ctx, span := h.opts.Tracer.Start(propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header)), "ingress "+job,
-		trace.WithSpanKind(trace.SpanKindServer),
-		trace.WithAttributes(attribute.String("http.request.method", method(r.Method)), attribute.String("http.route", m.Prefix),
-			attribute.String("faas.invocation_id", id), attribute.String("ripstop.job", job)))
-	defer func() {
-		span.SetAttributes(attribute.Int("http.response.status_code", rec.status))
-		span.End()
-	}()
-	r = r.WithContext(ctx)
+	ctx := r.Context()
+	if r.Header["Traceparent"] != nil {
+		ctx = propagator.Extract(ctx, propagation.HeaderCarrier(r.Header))
+	}
+	var span trace.Span
+	if h.opts.Tracer != nil {
+		ctx, span = h.opts.Tracer.Start(ctx, "ingress "+job,
+			trace.WithSpanKind(trace.SpanKindServer),
+			trace.WithAttributes(attribute.String("http.request.method", method(r.Method)), attribute.String("http.route", m.Prefix),
+				attribute.String("faas.invocation_id", id), attribute.String("ripstop.job", job)))
+		defer func() {
+			span.SetAttributes(attribute.Int("http.response.status_code", rec.status))
+			span.End()
+		}()
+		r = r.WithContext(ctx)
+	}
 	stripHop(r.Header)
 	traceHeaders(ctx, r.Header)
 
@@ -128,7 +134,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		scheme = "https"
 	}
 	sent, err := h.opts.Agent.Serve(job, guest.ServeInfo{ScriptName: m.Prefix, Scheme: scheme, RemoteAddr: r.RemoteAddr, Invocation: id}, rec, r)
-	if err != nil {
+	if err != nil && span != nil {
 		span.SetStatus(codes.Error, "")
 	}
 	switch {
@@ -187,15 +193,6 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, id string, p *w
 	}
 }
 
-// newID names an invocation: UUID v7, so that ids sort by time.
-func newID() string {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return uuid.NewString()
-	}
-	return id.String()
-}
-
 // method keeps the values of an attribute few, whatever a client sends.
 func method(m string) string {
 	switch m {
@@ -227,23 +224,28 @@ func stripHop(h http.Header) {
 		}
 	}
 	for _, name := range hopByHop {
-		h.Del(name)
+		delete(h, name)
 	}
 }
 
 // traceHeaders passes the trace on to the guest: the recorded span's, or the client's own, or a fresh one, so that what
 // a guest logs and fetches belongs together even if nobody records spans.
 func traceHeaders(ctx context.Context, h http.Header) {
-	sc := trace.SpanContextFromContext(ctx)
-	h.Del("traceparent")
-	h.Del("tracestate")
-	if !sc.IsValid() {
-		a, b := uuid.New(), uuid.New()
-		var s trace.SpanID
-		copy(s[:], b[:8])
-		sc = trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID(a), SpanID: s})
+	delete(h, "Traceparent")
+	delete(h, "Tracestate")
+	if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
+		propagator.Inject(trace.ContextWithSpanContext(ctx, sc), propagation.HeaderCarrier(h))
+		return
 	}
-	propagator.Inject(trace.ContextWithSpanContext(ctx, sc), propagation.HeaderCarrier(h))
+	// Nobody guesses these to do harm with them: they need no better randomness than that they differ.
+	var id [24]byte
+	for i := 0; i < len(id); i += 8 {
+		binary.BigEndian.PutUint64(id[i:], rand.Uint64()|1) // not zero, which would be invalid
+	}
+	b := append(make([]byte, 0, 55), "00-"...)
+	b = append(hex.AppendEncode(b, id[:16]), '-')
+	b = append(hex.AppendEncode(b, id[16:]), "-00"...)
+	h["Traceparent"] = []string{string(b)}
 }
 
 // statusWriter remembers the status sent.

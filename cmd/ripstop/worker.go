@@ -108,6 +108,8 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	go func() { running <- a.Run(ctx) }()
 	metrics := make(chan struct{})
 	go func() { defer close(metrics); sendMetrics(ctx, link, tel) }()
+	collecting := make(chan struct{})
+	go func() { defer close(collecting); paceCollector(ctx) }()
 	serving := make(chan error, 1)
 	go func() {
 		// Until the routes are known every request would be a 404: they wait in the backlog instead.
@@ -145,6 +147,7 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	cancel()
 	<-running
 	<-metrics
+	<-collecting
 	flush, end := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer end()
 	return errors.Join(failed, tel.Shutdown(flush), a.Close())

@@ -19,10 +19,10 @@ import (
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/exemplar"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
-	"go.opentelemetry.io/otel/trace/noop"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
@@ -56,7 +56,7 @@ func New(opts Options) (*Telemetry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up metrics: %w", err)
 	}
-	t.meters = sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithResource(res), sdkmetric.WithView(views...))
+	t.meters = sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithExemplarFilter(exemplar.AlwaysOffFilter), sdkmetric.WithResource(res), sdkmetric.WithView(views...))
 	if err := t.registry.Register(prometheus.WrapCollectorWithPrefix("ripstop_"+opts.Process+"_", collectors.NewGoCollector())); err != nil {
 		return nil, fmt.Errorf("set up metrics: %w", err)
 	}
@@ -84,10 +84,10 @@ func (t *Telemetry) Tasks() *Tasks { return t.tasks }
 // Ingress are the instruments of requests answered.
 func (t *Telemetry) Ingress() *Ingress { return t.ingress }
 
-// Tracer records spans, if any are wanted.
+// Tracer records spans; nil if none are wanted.
 func (t *Telemetry) Tracer() trace.Tracer {
 	if t.spans == nil {
-		return noop.NewTracerProvider().Tracer(scope)
+		return nil
 	}
 	return t.spans.Tracer(scope)
 }

@@ -20,7 +20,7 @@ import (
 
 // serveCommand has the guest go on with the request as its environment and standard input.
 func (s *Sandbox) serveCommand(inv *invocation, in *clientBody, r *http.Request, info *ServeInfo) error {
-	resp := inv.responder
+	resp := &inv.responder
 	if strings.ContainsRune(r.URL.Path, 0) || strings.ContainsRune(r.URL.RawQuery, 0) {
 		// No environment holds it.
 		s.parking.end()
@@ -136,10 +136,11 @@ func cgiVariables(granted []string, r *http.Request, info *ServeInfo) []string {
 		set("HTTP_HOST", r.Host)
 	}
 	h := requestHeader(r)
-	delete(h, "Content-Type")
 	names := make([]string, 0, len(h))
 	for name := range h {
-		names = append(names, name)
+		if name != "Content-Type" {
+			names = append(names, name)
+		}
 	}
 	slices.Sort(names)
 	for _, name := range names {

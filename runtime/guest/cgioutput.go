@@ -110,7 +110,7 @@ func (p *cgiParser) head() (status int, h http.Header, body []byte, err error) {
 		if !ok {
 			return 0, nil, nil, fmt.Errorf("%s is no header field", quote(string(line)))
 		}
-		if err := addField(h, name, value); err != nil {
+		if err := addField(h, name, value, nil); err != nil {
 			return 0, nil, nil, err
 		}
 	}

@@ -22,13 +22,12 @@ type clientBody struct {
 	ended atomic.Bool // nobody may begin to read
 }
 
-func newClientBody(r *http.Request, control *http.ResponseController, most int64) *clientBody {
-	b := &clientBody{body: r.Body, control: control, left: most}
+func (b *clientBody) begin(r *http.Request, control *http.ResponseController, most int64) {
+	b.body, b.control, b.left = r.Body, control, most
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		b.body = http.NoBody
 		b.eof.Store(true)
 	}
-	return b
 }
 
 // Read implements io.Reader. Errors are io.EOF or an errno.

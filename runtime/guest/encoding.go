@@ -67,7 +67,7 @@ func appendString[S string | []byte](b []byte, s S) []byte {
 // appendHeader writes the fields sorted by name, so that the same request gives the same bytes.
 func appendHeader(b []byte, h http.Header) []byte {
 	n := 0
-	names := make([]string, 0, 16)
+	names := make([]string, 0, 32) // on the stack, mostly
 	for name, values := range h {
 		names = append(names, name)
 		n += len(values)
@@ -126,7 +126,8 @@ func (d *decoder) header() http.Header {
 		return nil
 	}
 	h := make(http.Header, n)
-	for range n {
+	single := make([]string, n) // most fields have one value
+	for i := range n {
 		name, value := d.bytes("a header field's name"), d.bytes("a header field's value")
 		if d.err != nil {
 			return nil
@@ -135,7 +136,7 @@ func (d *decoder) header() http.Header {
 			d.fail("the header is longer than %d bytes", MaxHeaderBytes)
 			return nil
 		}
-		if err := addField(h, string(name), string(value)); err != nil {
+		if err := addField(h, string(name), string(value), single[i:i:i+1]); err != nil {
 			d.fail("%w", err)
 			return nil
 		}
@@ -143,8 +144,8 @@ func (d *decoder) header() http.Header {
 	return h
 }
 
-// addField adds a field that a guest made up, if HTTP has room for it.
-func addField(h http.Header, name, value string) error {
+// addField adds a field that a guest made up, if HTTP has room for it. The first value of a name goes into first, which may be nil.
+func addField(h http.Header, name, value string, first []string) error {
 	value = strings.Trim(value, " \t")
 	if !httpguts.ValidHeaderFieldName(name) {
 		return fmt.Errorf("%s is no header field's name", quote(name))
@@ -152,7 +153,12 @@ func addField(h http.Header, name, value string) error {
 	if !httpguts.ValidHeaderFieldValue(value) {
 		return fmt.Errorf("the value of header field %s holds characters that are not allowed", quote(name))
 	}
-	h.Add(name, value)
+	name = http.CanonicalHeaderKey(name)
+	have, ok := h[name]
+	if !ok {
+		have = first
+	}
+	h[name] = append(have, value)
 	return nil
 }
 
@@ -208,8 +214,14 @@ func decodeFields(b []byte) (http.Header, error) {
 	return h, d.err
 }
 
-// hop lists the fields that belong to one connection (RFC 9110, 7.6.1), and those that the host alone decides.
-var hop = []string{"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
+// endsHere reports a field that belongs to one connection (RFC 9110, 7.6.1); name is in its canonical form.
+func endsHere(name string) bool {
+	switch name {
+	case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return true
+	}
+	return false
+}
 
 // dropHop removes fields that end at this connection, those that Connection names among them.
 func dropHop(h http.Header) {
@@ -218,19 +230,31 @@ func dropHop(h http.Header) {
 			h.Del(strings.TrimSpace(name))
 		}
 	}
-	for _, name := range hop {
-		delete(h, name)
+	for name := range h {
+		if endsHere(name) {
+			delete(h, name)
+		}
 	}
 }
 
-// requestHeader is what a guest sees of a client's header.
+// withheld reports a field of a client's header that no guest sees as such.
+func withheld(name string) bool {
+	// The length goes beside the header; Proxy is never a field of HTTP, and CGI programs take it for HTTP_PROXY.
+	return endsHere(name) || name == "Content-Length" || name == "Proxy"
+}
+
+// requestHeader is what a guest sees of a client's header, which may be the client's itself.
 func requestHeader(r *http.Request) http.Header {
-	h := r.Header.Clone()
-	if h == nil {
-		h = http.Header{}
+	same := true
+	for name := range r.Header {
+		same = same && !withheld(name)
 	}
+	if same {
+		return r.Header
+	}
+	h := r.Header.Clone()
 	dropHop(h)
-	delete(h, "Content-Length") // it goes beside the header
-	delete(h, "Proxy")          // never a field of HTTP, and CGI programs take it for HTTP_PROXY
+	delete(h, "Content-Length")
+	delete(h, "Proxy")
 	return h
 }

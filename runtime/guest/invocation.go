@@ -7,7 +7,9 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
+	"github.com/ripstop-vm/ripstop/internal/lazyctx"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/wasi"
 )
@@ -32,10 +34,12 @@ var errOver = errors.New("the invocation is over")
 
 // invocation is one request under way. Streams and goroutines that serve it end with it.
 type invocation struct {
-	ctx       context.Context
-	cancel    context.CancelCauseFunc
+	ctx       context.Context // own
+	own       invocationContext
 	trace     [2]string // W3C traceparent and tracestate of the request
-	responder *responder
+	responder responder
+	body      clientBody
+	unblock   func() // of what may block when the context ends; nil while nothing does
 
 	running sync.WaitGroup
 	mu      sync.Mutex
@@ -43,10 +47,52 @@ type invocation struct {
 	calls   int                  // long calls under way
 }
 
-func newInvocation(ctx context.Context, info *ServeInfo, h http.Header) *invocation {
-	inv := &invocation{trace: [2]string{h.Get("Traceparent"), h.Get("Tracestate")}}
-	inv.ctx, inv.cancel = context.WithCancelCause(context.WithValue(ctx, infoKey{}, info))
+// invocationContext leads to the ServeInfo.
+type invocationContext struct {
+	lazyctx.Context
+	info ServeInfo
+}
+
+func (c *invocationContext) Value(key any) any {
+	if key == (infoKey{}) {
+		return &c.info
+	}
+	return c.Context.Value(key)
+}
+
+func newInvocation(ctx context.Context, info ServeInfo, w http.ResponseWriter, r *http.Request, o *Options) *invocation {
+	inv := &invocation{trace: [2]string{first(r.Header, "Traceparent"), first(r.Header, "Tracestate")}}
+	inv.own.info = info
+	inv.own.Begin(ctx, o.Clock, time.Time{}, nil)
+	inv.ctx = &inv.own
+	inv.responder = responder{inv: inv, w: w, control: http.NewResponseController(w), most: uint64(o.ResponseBytes)}
+	inv.body.begin(r, inv.responder.control, o.RequestBytes)
+	if !inv.body.eof.Load() {
+		inv.mayBlock()
+	}
 	return inv
+}
+
+// first is a field's first value; name is in its canonical form.
+func first(h http.Header, name string) string {
+	if v := h[name]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// mayBlock says that somebody is about to wait for the client, which must not outlast the invocation.
+func (inv *invocation) mayBlock() {
+	if inv.unblock == nil {
+		inv.unblock = unblock(inv.own.Parent(), inv.responder.control, &inv.body)
+	}
+}
+
+// blocksNoMore is called once nobody reads from the client or writes to it; then an error page can be sent.
+func (inv *invocation) blocksNoMore() {
+	if inv.unblock != nil {
+		inv.unblock()
+	}
 }
 
 // add notes a stream so that it ends with the invocation.
@@ -67,7 +113,7 @@ func (inv *invocation) remove(s *stream) {
 
 // finish ends all streams but the response's, and waits for the goroutines that serve the invocation.
 func (inv *invocation) finish() {
-	inv.cancel(errOver)
+	inv.own.Cancel(errOver)
 	inv.mu.Lock()
 	open := make([]*stream, 0, len(inv.streams))
 	for s := range inv.streams {

@@ -14,6 +14,7 @@ import (
 
 // responder hands a guest's response to a client, within a bound, and knows how far that went.
 type responder struct {
+	inv     *invocation
 	w       http.ResponseWriter
 	control *http.ResponseController
 	most    uint64
@@ -27,6 +28,7 @@ type responder struct {
 	err    error // a bound that was crossed
 }
 
+// headerSize is what a header takes of the bound of a response.
 func headerSize(h http.Header) (n uint64) {
 	for name, values := range h {
 		for _, v := range values {
@@ -40,10 +42,9 @@ func headerSize(h http.Header) (n uint64) {
 // are the host's.
 func (r *responder) head(status int, h http.Header) {
 	dropHop(h)
-	delete(h, "Content-Length")
 	to := r.w.Header()
 	for name, values := range h {
-		if _, taken := to[name]; !taken {
+		if _, taken := to[name]; !taken && name != "Content-Length" {
 			to[name] = values
 		}
 	}
@@ -58,11 +59,14 @@ func (r *responder) whole(status int, h http.Header, body []byte) error {
 	r.started = true
 	r.head(status, h)
 	if status != http.StatusNoContent && status != http.StatusNotModified {
-		r.w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		r.w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
 	} else {
 		body = nil
 	}
 	r.sent = true
+	if len(body) > unblocked {
+		r.inv.mayBlock()
+	}
 	r.w.WriteHeader(status)
 	if len(body) > 0 {
 		n, err := r.w.Write(body)
@@ -74,6 +78,10 @@ func (r *responder) whole(status int, h http.Header, body []byte) error {
 	return nil
 }
 
+// unblocked is how long a body may be that nobody waits for the client to take: a server's buffers hold as much, and when a server sends them
+// the invocation is over. net/http has 2 KiB for one answer.
+const unblocked = 1 << 10
+
 // ErrClientGone reports that the client left before the guest's answer was sent whole, or its request was there. It is
 // nobody's failure.
 var ErrClientGone = errors.New("the client went away")
@@ -81,6 +89,7 @@ var ErrClientGone = errors.New("the client went away")
 // start sends a head, and then what the guest writes to st, in a goroutine of the invocation.
 func (r *responder) start(inv *invocation, st *stream, status int, h http.Header) {
 	r.started, r.stream = true, st
+	inv.mayBlock()
 	inv.running.Go(func() {
 		r.bytes = 0
 		if size := headerSize(h); size > r.most {

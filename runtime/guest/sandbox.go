@@ -200,24 +200,22 @@ func (s *Sandbox) Serve(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	if info.Scheme == "" {
 		info.Scheme = "http"
 	}
-	inv := newInvocation(ctx, &info, r.Header)
-	inv.responder = &responder{w: w, control: http.NewResponseController(w), most: uint64(o.ResponseBytes)}
+	inv := newInvocation(ctx, info, w, r, o)
+	in := &inv.body
 	s.state.inv = inv
 	s.state.log.begin(inv.ctx)
 	runtime.LimitHostCalls(s.vm.Door(), uint64(o.HostCalls))
-	in := newClientBody(r, inv.responder.control, o.RequestBytes)
-	stop := unblock(ctx, inv.responder.control, in)
 	var err error
 	if s.program.kind == Task {
 		err = s.serveTask(inv, in, r, &info)
 	} else {
 		err = s.serveCommand(inv, in, r, &info)
 	}
-	stop()
+	inv.blocksNoMore()
 	s.state.inv = nil
 	s.out.flush()
 	s.err.flush()
-	log, resp := &s.state.log, inv.responder
+	log, resp := &s.state.log, &inv.responder
 	res := Result{
 		HeadSent: resp.sent, Status: resp.status, Response: resp.bytes, LogBytes: log.used, LogDropped: log.dropped,
 		HostCalls: s.vm.Door().Made(),

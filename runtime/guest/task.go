@@ -58,7 +58,7 @@ func (s *Sandbox) serveTask(inv *invocation, in *clientBody, r *http.Request, in
 		s.stack[0] = uint64(n)
 		err = callerCause(inv, s.callHandle(inv.ctx))
 	}
-	resp := inv.responder
+	resp := &inv.responder
 	resp.done(err == nil)
 	in.interrupt()
 	inv.finish()
@@ -127,11 +127,10 @@ func (s *Sandbox) writeRequest(inv *invocation, in *clientBody, r *http.Request,
 	if in.eof.Load() {
 		n = 0
 	}
-	b := q.append(s.scratch[:0])
 	q.length = uint64(n)
 	switch {
 	case n == 0:
-	case n > 0 && n <= maxInline && uint64(len(b))+4+uint64(n) <= uint64(s.room):
+	case n > 0 && n <= maxInline && uint64(len(q.append(s.scratch[:0])))+4+uint64(n) <= uint64(s.room):
 		q.body = bodyInline
 		q.inline = make([]byte, n)
 		if _, err := io.ReadFull(in, q.inline); err != nil {
@@ -155,7 +154,7 @@ func (s *Sandbox) writeRequest(inv *invocation, in *clientBody, r *http.Request,
 			st.refuse(hostcall.EPIPE) // it can only be read
 		})
 	}
-	b = q.append(s.scratch[:0])
+	b := q.append(s.scratch[:0])
 	s.scratch = b[:0]
 	if uint64(len(b)) > uint64(s.room) {
 		return 0, &runtime.LimitError{Limit: "request header", Used: uint64(len(b)), Max: uint64(s.room)}

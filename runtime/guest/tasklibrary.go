@@ -360,7 +360,7 @@ func metricName(name string) bool {
 }
 
 func respond(s *state, c *hostcall.Call) {
-	if s.inv == nil || s.inv.responder == nil {
+	if s.inv == nil {
 		c.Fail(hostcall.EAGAIN)
 		return
 	}
