@@ -142,3 +142,5 @@ func TestSoakTwoHundredThousandInvocationsLeaveNothingBehind(t *testing.T) {
 }
 
 func TestSoakTwoHundredKillsAmidChangesLoseNothingAcknowledged(t *testing.T) { killAndLook(t, 200) }
+
+func TestSoakAHundredKillsOfRedisAmidChangesLoseNothingAcknowledged(t *testing.T) { killRedis(t, 100) }
