@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"net/http"
 	"os"
 	goruntime "runtime"
@@ -66,9 +67,8 @@ type Options struct {
 	Recorder   Recorder      // nil: nobody takes note
 	Tracer     trace.Tracer  // nil: invocations are no spans
 	Compiles   int           // modules read at once; 0 means 2
-	Pool       int           // sandboxes made ahead for one job; 0 means 4
-	Ahead      int           // sandboxes made ahead for all jobs; 0 means 128
-	AheadBytes int64         // and their memory; none is added past it; 0 means 1 GiB
+	Ahead      int           // sandboxes that wait for invocations of all jobs; 0 means 4096
+	AheadBytes int64         // and the memory that is their own; 0 means 512 MiB
 	Idle       time.Duration // a job unused for so long keeps none ahead; 0 means one minute
 	// Processor is shared by the guests of all jobs. nil: one with fewer tokens than GOMAXPROCS, which has to be at least 2.
 	Processor *processor.Processor
@@ -83,8 +83,7 @@ type Agent struct {
 	reports    *reports
 	compiles   chan struct{}
 	makers     chan struct{}
-	ahead      atomic.Int64
-	aheadBytes atomic.Int64
+	ahead      budget
 	background sync.WaitGroup
 	life       context.Context // ends with Run, and so do sandboxes being made ahead
 	end        context.CancelFunc
@@ -93,6 +92,10 @@ type Agent struct {
 	inflight   sync.WaitGroup
 	files      *wasi.Gate // of all guests' file calls
 	processor  *processor.Processor
+
+	changes    atomic.Int64 // of what is served where
+	publishing sync.Mutex
+	published  int64 // the last change that is told; under publishing
 
 	mu       sync.RWMutex
 	jobs     map[string]*job
@@ -141,10 +144,9 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 		opts.Routes = func(map[string][]manifest.Route) {}
 	}
 	opts.Compiles = orDefault(opts.Compiles, 2)
-	opts.Pool = orDefault(opts.Pool, 4)
-	opts.Ahead = orDefault(opts.Ahead, 128)
+	opts.Ahead = orDefault(opts.Ahead, 4096)
 	if opts.AheadBytes <= 0 {
-		opts.AheadBytes = 1 << 30
+		opts.AheadBytes = 512 << 20
 	}
 	if opts.Idle <= 0 {
 		opts.Idle = time.Minute
@@ -167,7 +169,7 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 	a := &Agent{
 		opts: opts, engines: engines, reports: newReports(opts.Clock),
 		compiles: make(chan struct{}, opts.Compiles), makers: make(chan struct{}, goruntime.GOMAXPROCS(0)),
-		synced: make(chan struct{}), drain: make(chan struct{}), files: wasi.NewGate(fileCalls), processor: opts.Processor,
+		synced: make(chan struct{}), drain: make(chan struct{}), ahead: budget{mostCount: int64(opts.Ahead), mostBytes: opts.AheadBytes}, files: wasi.NewGate(fileCalls), processor: opts.Processor,
 		jobs: map[string]*job{}, prepared: map[string]*task{}, counts: map[string]*hostcall.Counts{}, shares: map[string]*processor.Share{}, modules: map[moduleKey]*loadedModule{},
 	}
 	a.life, a.end = context.WithCancel(context.WithoutCancel(ctx))
@@ -195,12 +197,6 @@ func (a *Agent) processorUse(each func(job string, used, waited time.Duration)) 
 		u := s.Usage()
 		each(job, u.CPU+u.Host, u.Waited)
 	}
-}
-
-// count notes a sandbox that is ready ahead of its invocation (1), or is no more (-1).
-func (a *Agent) count(m made, n int64) {
-	a.ahead.Add(n)
-	a.aheadBytes.Add(n * m.bytes)
 }
 
 func orDefault(n, def int) int {
@@ -327,7 +323,9 @@ func (a *Agent) order(ctx context.Context, o wire.Order, effects chan<- effect) 
 		select {
 		case <-a.synced:
 		default:
+			a.publishChange(a.changes.Add(1)) // requests come in once it is closed
 			close(a.synced)
+			a.publish() // what has changed meanwhile
 			a.reports.must(wire.Report{Kind: wire.ReportReady, PID: os.Getpid()})
 		}
 	case wire.OrderPrepare:
@@ -551,8 +549,24 @@ func (a *Agent) remove(name string) {
 	}
 }
 
-// publish tells what is to be served where.
+// publish tells what is to be served where, and returns once that holds. Making the routes takes longer the more jobs there are: changes that
+// come meanwhile share the next time, and those before the agent is synced are told when it is.
 func (a *Agent) publish() {
+	change := a.changes.Add(1)
+	select {
+	case <-a.synced:
+		a.publishChange(change)
+	default:
+	}
+}
+
+func (a *Agent) publishChange(change int64) {
+	a.publishing.Lock()
+	defer a.publishing.Unlock()
+	if a.published >= change {
+		return
+	}
+	a.published = a.changes.Load()
 	a.mu.RLock()
 	routes := make(map[string][]manifest.Route, len(a.jobs))
 	for name, j := range a.jobs {
@@ -586,12 +600,18 @@ func (a *Agent) build(as wire.Assignment) (*task, error) {
 		t.retire()
 		return nil, fmt.Errorf("start a sandbox: %w", err)
 	}
-	t.mu.Lock()
-	t.ready = append(t.ready, first)
-	t.used = a.opts.Clock.Now()
-	t.mu.Unlock()
-	a.count(first, 1)
-	t.fill()
+	t.idle = a.opts.Clock.Now()
+	// What the image was taken of cannot return to it, and holds all of its memory for itself.
+	if im, _ := t.program.Image(); im != nil {
+		t.discard(first)
+		if first, err = t.make(ctx); err != nil {
+			t.retire()
+			return nil, fmt.Errorf("start a sandbox from the image: %w", err)
+		}
+	}
+	if !t.put(first) {
+		t.discard(first)
+	}
 	return t, nil
 }
 
@@ -625,7 +645,7 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 		a.shares[as.Job] = share
 	}
 	a.mu.Unlock()
-	t := &task{agent: a, assigned: as, manifest: m, limits: m.Limits, module: mod, audits: newBucket(a.opts.Clock, 20, 10), follow: follow, size: min(a.opts.Pool, m.Limits.Concurrency)}
+	t := &task{agent: a, assigned: as, manifest: m, limits: m.Limits, module: mod, audits: newBucket(a.opts.Clock, 20, 10), follow: follow, pool: pool{budget: &a.ahead}}
 	interposers := []hostcall.Interposer{counts, &refusals{task: t}}
 	if len(m.Policy) > 0 {
 		interposers = append(interposers, rules.With(policy.Options{OnDenied: t.denied}))
@@ -644,9 +664,10 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 	t.keep = m.Isolation == "task" && t.program.Kind() == guest.Task
 	n := m.Limits.Concurrency
 	if t.keep {
-		n, t.size = 1, 1
+		n = 1
+		t.pool.budget = &budget{mostCount: 1, mostBytes: math.MaxInt64} // nothing may cost it its state
 	}
-	t.slots, t.most = newSlots(n, m.Limits.Queue), n
+	t.slots, t.most = newSlots(n, m.Limits.Queue), int64(n)
 	return t, nil
 }
 
@@ -727,31 +748,37 @@ func (a *Agent) read(ctx context.Context, key moduleKey) (*runtime.Module, error
 func (a *Agent) tidy(ctx context.Context) {
 	tick := a.opts.Clock.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
+	var jobs []looked
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C():
 		}
-		before := a.opts.Clock.Now().Add(-a.opts.Idle)
+		now := a.opts.Clock.Now()
 		a.mu.RLock()
-		jobs := make(map[string]*job, len(a.jobs))
+		jobs = jobs[:0]
 		for name, j := range a.jobs {
-			jobs[name] = j
+			jobs = append(jobs, looked{name, j.task, j.running})
 		}
 		a.mu.RUnlock()
-		for name, j := range jobs {
-			a.mu.RLock()
-			t := j.task
-			a.mu.RUnlock()
-			if t != nil {
-				t.shrink(before)
+		for _, j := range jobs {
+			if j.task != nil {
+				j.task.shrink(now, a.opts.Idle)
 			}
 			if j.running.rest() {
-				a.reports.offer(wire.Report{Kind: wire.ReportIdle, Job: name})
+				a.reports.offer(wire.Report{Kind: wire.ReportIdle, Job: j.name})
 			}
 		}
+		clear(jobs)
 	}
+}
+
+// looked is what tidy looks at of a job.
+type looked struct {
+	name    string
+	task    *task
+	running *running
 }
 
 // system adds a line of ours to a job's log.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ripstop-vm/ripstop/internal/wire"
@@ -14,7 +14,7 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/image"
 )
 
-// task is one version of a job at work: slots, a queue, and sandboxes made ahead. It ends when it is retired and its
+// task is one version of a job at work: slots, a queue, and sandboxes that wait. It ends when it is retired and its
 // last user has left.
 type task struct {
 	agent    *Agent
@@ -24,64 +24,48 @@ type task struct {
 	program  *guest.Program
 	module   *loadedModule
 	slots    *slots
-	keep     bool // isolation: task
-	size     int  // of one job's sandboxes ahead, at most
-	most     int  // the same, with those that served and are as new again
+	keep     bool  // isolation: task
+	most     int64 // sandboxes in use at once
 	audits   *bucket
 	follow   *following
 
-	mu         sync.Mutex
-	users      int // invocations, and fills under way
-	retired    bool
-	closed     bool
-	ready      []made
-	generation int // of the pool; sandboxes of an older one are not put back
-	filling    bool
-	used       time.Time // when a sandbox was last taken
-}
-
-// made is a sandbox of a pool's generation.
-type made struct {
-	sandbox    *guest.Sandbox
-	generation int
-	bytes      int64 // of guest memory, when it was made
+	pool    pool
+	users   atomic.Int64 // invocations, and fills under way
+	retired atomic.Bool
+	closed  atomic.Bool
+	filling atomic.Bool
+	used    atomic.Bool // since the last look
+	idle    time.Time   // since when it is not used; of the goroutine that looks
 }
 
 // enter makes the caller a user of the task; false if it is over.
 func (t *task) enter() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.retired {
+	t.users.Add(1)
+	if t.retired.Load() {
+		t.leave()
 		return false
 	}
-	t.users++
 	return true
 }
 
 // leave ends what enter began.
 func (t *task) leave() {
-	t.mu.Lock()
-	t.users--
-	t.mu.Unlock()
-	t.endIfDone()
+	t.users.Add(-1)
+	if t.retired.Load() {
+		t.endIfDone()
+	}
 }
 
 // retire lets the task end once its users have left.
 func (t *task) retire() {
-	t.mu.Lock()
-	t.retired = true
-	t.mu.Unlock()
+	t.retired.Store(true)
 	t.endIfDone()
 }
 
 func (t *task) endIfDone() {
-	t.mu.Lock()
-	if !t.retired || t.users > 0 || t.closed {
-		t.mu.Unlock()
+	if t.users.Load() > 0 || t.closed.Swap(true) {
 		return
 	}
-	t.closed = true
-	t.mu.Unlock()
 	t.empty()
 	if err := t.program.Close(); err != nil {
 		t.agent.opts.Log.Error("close program", "job", t.assigned.Job, "error", err)
@@ -89,15 +73,10 @@ func (t *task) endIfDone() {
 	t.module.release()
 }
 
-// empty closes the sandboxes made ahead. Those in use are closed when they come back.
+// empty closes the sandboxes that wait. Those in use are closed when they come back.
 func (t *task) empty() {
-	t.mu.Lock()
-	gone := t.ready
-	t.ready = nil
-	t.generation++
-	t.mu.Unlock()
-	for _, m := range gone {
-		t.agent.count(m, -1)
+	t.pool.generation.Add(1)
+	for _, m := range t.pool.stale() {
 		t.discard(m)
 	}
 }
@@ -110,9 +89,7 @@ func (t *task) discard(m made) {
 
 // make makes a sandbox within the job's start limit.
 func (t *task) make(ctx context.Context) (made, error) {
-	t.mu.Lock()
-	g := t.generation
-	t.mu.Unlock()
+	g := t.pool.generation.Load()
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(t.limits.Start), errStart)
 	defer cancel()
 	began := t.agent.opts.Clock.Now()
@@ -121,61 +98,57 @@ func (t *task) make(ctx context.Context) (made, error) {
 		return made{}, err
 	}
 	t.agent.opts.Recorder.Start(t.assigned.Job, t.agent.opts.Clock.Now().Sub(began))
-	return made{s, g, int64(s.MemoryBytes())}, nil
+	return made{s, g, int64(s.PrivateBytes())}, nil
 }
 
 // errStart is the cause of a context that ended because a sandbox took too long to start.
 var errStart = fmt.Errorf("the start limit passed: %w", context.DeadlineExceeded)
 
-// take gives a sandbox to serve with: one made ahead, or a new one. cold says that it had to be made.
+// take gives a sandbox to serve with: one that waits, or a new one. cold says that it had to be made. back ends what take began, unless it failed.
 func (t *task) take(ctx context.Context) (m made, cold bool, err error) {
-	t.mu.Lock()
-	t.used = t.agent.opts.Clock.Now()
-	if n := len(t.ready); n > 0 {
-		m = t.ready[n-1]
-		t.ready[n-1] = made{}
-		t.ready = t.ready[:n-1]
-		t.mu.Unlock()
-		t.agent.count(m, -1)
-		t.fill()
-		return m, false, nil
+	t.pool.begin()
+	if !t.used.Load() {
+		t.used.Store(true)
 	}
-	t.mu.Unlock()
-	m, err = t.make(ctx)
+	m, ok := t.pool.pop()
+	if !ok {
+		if m, err = t.make(ctx); err != nil {
+			t.pool.end()
+		}
+	}
 	t.fill()
-	return m, true, err
+	return m, !ok, err
 }
 
-// back puts a sandbox that served into the pool, or closes it: under isolation: task if it may serve again as it is, else if it
-// returns to its image.
+// back ends what take began: the sandbox waits for the next invocation, or is closed. Under isolation: task it is kept if it may serve again as it
+// is, else if it returns to its image.
 func (t *task) back(m made, reusable bool) {
+	t.pool.end()
 	if !t.keep {
 		reusable = t.wants(m) && t.returned(m)
 	}
-	if reusable {
-		t.mu.Lock()
-		if t.wantsLocked(m) {
-			t.ready = append(t.ready, m)
-			t.mu.Unlock()
-			t.agent.count(m, 1)
-			return
-		}
-		t.mu.Unlock()
+	if m.bytes = int64(m.sandbox.PrivateBytes()); !reusable || !t.put(m) {
+		t.discard(m)
 	}
-	t.discard(m)
 }
 
-// wants reports whether there is room for m in the pool.
+// put has a sandbox wait; false if it must not.
+func (t *task) put(m made) bool {
+	if t.retired.Load() || !t.pool.push(m) {
+		return false
+	}
+	if t.closed.Load() || m.generation != t.pool.generation.Load() { // the pool was emptied at the same time, and may not have seen it
+		for _, m := range t.pool.stale() {
+			t.discard(m)
+		}
+	}
+	return true
+}
+
+// wants reports whether it is worth while to have m return.
 func (t *task) wants(m made) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.wantsLocked(m)
-}
-
-func (t *task) wantsLocked(m made) bool {
-	a := t.agent
-	room := len(t.ready) < t.size || len(t.ready) < t.most && a.ahead.Load() < int64(a.opts.Ahead) && a.aheadBytes.Load() < a.opts.AheadBytes
-	return room && !t.retired && m.generation == t.generation
+	p := &t.pool
+	return p.ready.Load() < p.wanted(t.most) && m.generation == p.generation.Load() && !t.retired.Load() && !p.budget.full()
 }
 
 // returned brings a sandbox back to its image, and counts why not if it cannot.
@@ -194,27 +167,26 @@ func (t *task) returned(m made) bool {
 	return err == nil
 }
 
-// fill makes sandboxes ahead until there are enough, in one goroutine at a time. A kept sandbox is made on demand.
+// fill makes sandboxes until enough wait, in one goroutine at a time. A kept sandbox is made on demand.
 func (t *task) fill() {
-	if t.keep {
+	if t.keep || !t.short() || t.filling.Swap(true) {
 		return
 	}
-	t.mu.Lock()
-	if t.filling || t.retired || len(t.ready) >= t.size {
-		t.mu.Unlock()
+	if !t.enter() {
+		t.filling.Store(false)
 		return
 	}
-	t.filling = true
-	t.users++
-	t.mu.Unlock()
 	t.agent.background.Go(func() {
 		defer t.leave()
-		for t.fillOne() {
+		defer t.filling.Store(false)
+		for t.short() && t.fillOne() {
 		}
-		t.mu.Lock()
-		t.filling = false
-		t.mu.Unlock()
 	})
+}
+
+// short reports that fewer sandboxes wait than are wanted, and that there is room for more.
+func (t *task) short() bool {
+	return t.pool.ready.Load() < t.pool.wanted(t.most) && !t.pool.budget.full() && !t.retired.Load()
 }
 
 func (t *task) fillOne() bool {
@@ -225,36 +197,42 @@ func (t *task) fillOne() bool {
 	case <-ctx.Done():
 		return false
 	}
-	t.mu.Lock()
-	enough := t.retired || len(t.ready) >= t.size
-	t.mu.Unlock()
-	if enough || t.agent.ahead.Load() >= int64(t.agent.opts.Ahead) || t.agent.aheadBytes.Load() >= t.agent.opts.AheadBytes {
-		return false
-	}
 	m, err := t.make(ctx)
 	if err != nil {
 		return false // the next invocation meets the same failure and reports it
 	}
-	t.mu.Lock()
-	if t.retired || m.generation != t.generation {
-		t.mu.Unlock()
+	if !t.put(m) {
 		t.discard(m)
-		return true
+		return m.generation != t.pool.generation.Load()
 	}
-	t.ready = append(t.ready, m)
-	more := len(t.ready) < t.size
-	t.mu.Unlock()
-	t.agent.count(m, 1)
-	return more
+	return true
 }
 
-// shrink closes the sandboxes ahead of a task that has not been used since before. State that is kept is not lost.
-func (t *task) shrink(before time.Time) {
-	t.mu.Lock()
-	idle := !t.keep && t.used.Before(before) && len(t.ready) > 0
-	t.mu.Unlock()
-	if idle {
-		t.empty()
+// forgetting is the part of a pool's peak that is forgotten at each look, five times a second: half of it in nine seconds.
+const forgetting = 64
+
+// shrink closes the sandboxes that wait beyond what was in use lately, and all of them once the task was idle for long enough. State that is
+// kept is not lost. One goroutine calls it, now and then.
+func (t *task) shrink(now time.Time, idle time.Duration) {
+	if t.used.Swap(false) || t.pool.busy.Load() > 0 {
+		t.idle = now
+	}
+	if t.keep {
+		return
+	}
+	if now.Sub(t.idle) >= idle {
+		if t.pool.peak.Store(0); t.pool.ready.Load() > 0 {
+			t.empty()
+		}
+		return
+	}
+	t.pool.decay(forgetting)
+	for t.pool.ready.Load() > max(t.pool.wanted(t.most), 1) {
+		m, ok := t.pool.pop()
+		if !ok {
+			return
+		}
+		t.discard(m)
 	}
 }
 

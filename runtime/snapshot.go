@@ -207,6 +207,15 @@ func (s *Sandbox) Image() *image.Image {
 	return s.rewind.image
 }
 
+// Private is how much of its memory a sandbox that began as an image held for itself when it last returned, in bytes; false if it began anew,
+// and all of it is its own.
+func (s *Sandbox) Private() (uint64, bool) {
+	if s.rewind == nil {
+		return 0, false
+	}
+	return s.rewind.memory.Private(), true
+}
+
 // Return brings a sandbox that began as an image back to it: memory and globals are the image's, byte for byte, but for
 // random state, which is new each time. However the last call ended, it has returned. The host's side of the sandbox (what is
 // bound to its libraries) is its maker's to bring back. A *image.DiscardError says that it cannot be done exactly, and

@@ -264,3 +264,31 @@ func MemoryGrow() []byte { return []byte{0x40, 0} }
 
 // MemorySize is memory.size.
 func MemorySize() []byte { return []byte{0x3f, 0} }
+
+// Task is the smallest task by the SDK's ABI (sdk/ABI.md, version 1): it writes a byte to each of pages pages of 4 KiB, and answers every request with
+// response, which is laid out as that document says.
+func Task(response []byte, pages uint32) []byte {
+	const buffer, capacity, answer, touched = 4 << 10, 4 << 10, 16 << 10, 64 << 10
+	var touch []byte
+	for i := range pages {
+		touch = append(touch, Cat(I32Const(int32(touched+i*4096)), I32Const(1), Store(0))...)
+	}
+	return (&Module{
+		Memory: []uint32{(touched+pages*4096)>>16 + 1},
+		Data:   []Data{{Offset: answer, Bytes: response}},
+		Funcs: []Func{
+			{Export: "ripstop_buffer", Type: Type{Results: []byte{I64}}, Body: I64Const(buffer<<32 | capacity)},
+			{Export: "ripstop_handle", Type: Type{Params: []byte{I32}, Results: []byte{I64}}, Body: Cat(touch, I64Const(answer<<32|int64(len(response))))},
+		},
+	}).Bytes()
+}
+
+// TaskResponse is a response of a task: a status, one header field, and a body.
+func TaskResponse(status uint32, name, value, body string) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, status)
+	b = binary.LittleEndian.AppendUint32(b, 1)
+	for _, s := range []string{name, value, body} {
+		b = append(binary.LittleEndian.AppendUint32(b, uint32(len(s))), s...)
+	}
+	return b
+}
