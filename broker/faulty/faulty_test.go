@@ -17,6 +17,8 @@ import (
 	"github.com/ripstop-vm/ripstop/broker/brokertest"
 	"github.com/ripstop-vm/ripstop/broker/embedded"
 	"github.com/ripstop-vm/ripstop/broker/model"
+	"github.com/ripstop-vm/ripstop/broker/remote/remotetest"
+	"github.com/ripstop-vm/ripstop/broker/remote/server"
 	"github.com/ripstop-vm/ripstop/internal/clock"
 )
 
@@ -103,7 +105,8 @@ type backend struct {
 	plain   broker.Queue
 }
 
-// withFaults runs a check over every backend that this repository has in memory or on the disk.
+// withFaults runs a check over every backend that this repository has in memory or on the disk, and over one that is served, with the faults
+// at either side of the wire.
 func withFaults(t *testing.T, check func(*testing.T, backend)) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -112,6 +115,18 @@ func withFaults(t *testing.T, check func(*testing.T, backend)) {
 		f, c := New(Options{Seed: seed, Rate: 0.2}), clock.NewManual(epoch)
 		m := modelOf(c)
 		check(t, backend{f, c, NewRecords(m.Records(), f), NewLeases(m.Leases(), f), NewBlobs(m.Blobs(), f), NewQueue(m.Queue(), f), m.Queue()})
+	})
+	t.Run("served, with faults behind", func(t *testing.T) {
+		f, c := New(Options{Seed: seed, Rate: 0.2}), clock.NewManual(epoch)
+		m := modelOf(c)
+		p := served(t, server.Parts{Records: NewRecords(m.Records(), f), Leases: NewLeases(m.Leases(), f), Blobs: NewBlobs(m.Blobs(), f), Queue: NewQueue(m.Queue(), f), Buckets: NewBuckets(m.Buckets(), f)})
+		check(t, backend{f, c, p.Records, p.Leases, p.Blobs, p.Queue, m.Queue()})
+	})
+	t.Run("served, with faults before", func(t *testing.T) {
+		f, c := New(Options{Seed: seed, Rate: 0.2}), clock.NewManual(epoch)
+		m := modelOf(c)
+		p := served(t, server.Parts{Records: m.Records(), Leases: m.Leases(), Blobs: m.Blobs(), Queue: m.Queue(), Buckets: m.Buckets()})
+		check(t, backend{f, c, NewRecords(p.Records, f), NewLeases(p.Leases, f), NewBlobs(p.Blobs, f), NewQueue(p.Queue, f), m.Queue()})
 	})
 	t.Run("embedded", func(t *testing.T) {
 		f, c := New(Options{Seed: seed, Rate: 0.2}), clock.NewManual(epoch)
@@ -124,10 +139,21 @@ func withFaults(t *testing.T, check func(*testing.T, backend)) {
 	})
 }
 
+// served serves a broker, and answers it as a client sees it.
+func served(t *testing.T, p server.Parts) server.Parts {
+	c := remotetest.Start(t, p, server.Options{}).Client(remotetest.Control)
+	return server.Parts{Records: c.Records(), Leases: c.Leases(), Blobs: c.Blobs(), Queue: c.Queue(), Buckets: c.Buckets()}
+}
+
+// injected says whether a call was made to fail, here or at the other end of a wire, which only tells in words.
+func injected(err error) bool {
+	return errors.Is(err, ErrInjected) || err != nil && strings.Contains(err.Error(), ErrInjected.Error())
+}
+
 // again calls f until it answers anything but an injected fault.
 func again(f func() error) error {
 	for {
-		if err := f(); !errors.Is(err, ErrInjected) {
+		if err := f(); !injected(err) {
 			return err
 		}
 	}
@@ -184,7 +210,7 @@ func TestUnderFaultsNoCommitIsLostOrDoneTwice(t *testing.T) {
 func TestUnderFaultsAWatcherSeesAllCommits(t *testing.T) {
 	withFaults(t, func(t *testing.T, b backend) {
 		_, from, err := b.records.List(t.Context(), broker.Range{})
-		for errors.Is(err, ErrInjected) {
+		for injected(err) {
 			_, from, err = b.records.List(t.Context(), broker.Range{})
 		}
 		for i := range 20 {
@@ -198,7 +224,7 @@ func TestUnderFaultsAWatcherSeesAllCommits(t *testing.T) {
 		seen := map[string]bool{}
 		for len(seen) < 20 {
 			for e, err := range b.records.Watch(t.Context(), "", from) {
-				if errors.Is(err, ErrInjected) {
+				if injected(err) {
 					break // and watch on from where it was
 				}
 				if err != nil || e.Revision.Number <= from.Number {
@@ -237,7 +263,7 @@ func TestUnderFaultsANameHasOneHolder(t *testing.T) {
 				switch got, err := b.leases.Renew(t.Context(), h.hold); {
 				case err == nil:
 					holders[i] = holder{got[0], now.Add(got[0].Safe())}
-				case !errors.Is(err, ErrInjected):
+				case !injected(err):
 					t.Fatalf("renewing what is held for another %s answers %v", h.until.Sub(now), err)
 				}
 				continue
@@ -312,7 +338,7 @@ func TestUnderFaultsEachAcknowledgedInvocationHasOneResult(t *testing.T) {
 			wg.Go(func() {
 				for ctx.Err() == nil {
 					ls, err := b.queue.Lease(t.Context(), broker.Want{Worker: "w", Jobs: []broker.Job{job}, Max: 3, TTL: 10 * time.Second})
-					if err != nil && !errors.Is(err, ErrInjected) {
+					if err != nil && !injected(err) {
 						t.Error(err)
 						return
 					}

@@ -15,8 +15,9 @@ import (
 )
 
 // A module of 64 MiB is stored and read while another client measures how long its own commands take. The worst is told. What is
-// asserted is that it is less than half of what storing the module in one command takes, in one of a few tries: a machine that does
-// other things too makes some commands slow now and then, whatever the server does.
+// promised is 50 ms; what is asserted is that it is no more than that over the worst without any blob, and less than half of what storing the
+// module in one command takes, in one of a few tries: a machine that does other things too makes some commands slow now and then, whatever
+// the server does.
 func TestALargeBlobDoesNotHoldUpOthers(t *testing.T) {
 	server := redistest.Start(t, "appendonly yes", "appendfsync everysec")
 	s := mustOpen(t, server.URL(), Options{})
@@ -41,6 +42,7 @@ func TestALargeBlobDoesNotHoldUpOthers(t *testing.T) {
 		slices.Sort(took)
 		return took[len(took)-1], took[len(took)/2]
 	}
+	const promised = 50 * time.Millisecond
 	size, tries := 64<<20, 5
 	if testing.Short() { // as under the race detector, which makes everything slow
 		size, tries = 8<<20, 0
@@ -52,6 +54,8 @@ func TestALargeBlobDoesNotHoldUpOthers(t *testing.T) {
 	server.Must("SET", "whole", string(content))
 	whole := clock.System.Now().Sub(begin)
 	t.Logf("storing %d MiB in one command takes %s", size>>20, whole)
+	idle, median := measure(func() { <-clock.System.NewTimer(time.Second).C() })
+	t.Logf("without a blob: another client's commands took at most %s, half of them %s", idle, median)
 	for what, during := range map[string]func(){
 		"storing": func() {
 			if _, err := s.Blobs().Put(t.Context(), source()); err != nil {
@@ -82,7 +86,7 @@ func TestALargeBlobDoesNotHoldUpOthers(t *testing.T) {
 		for try := 1; ; try++ {
 			worst, median := measure(during)
 			t.Logf("%s in chunks: another client's commands took at most %s, half of them %s", what, worst, median)
-			if worst < whole/2 || tries == 0 {
+			if worst < whole/2 && worst <= idle+promised || tries == 0 {
 				break
 			}
 			if try == tries {

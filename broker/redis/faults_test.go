@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -481,4 +483,63 @@ func TestWhoWaitsForAQueueIsWokenByAnotherProcess(t *testing.T) {
 		}
 		<-rung
 	}
+}
+
+// A disk that cannot be written to: Redis itself refuses writes once a snapshot has failed.
+func TestAServerThatCannotWriteToItsDiskRefusesWritesAndStillReads(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "save 3600 1", "enable-protected-configs yes")
+	s := mustOpen(t, server.URL(), Options{})
+	put(t, s, "k", "v")
+	gone := filepath.Join(server.Dir, "gone")
+	if err := os.Mkdir(gone, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	server.Must("CONFIG", "SET", "dir", gone)
+	if err := os.Remove(gone); err != nil {
+		t.Fatal(err)
+	}
+	server.Must("BGSAVE")
+	redistest.Until(t, "the snapshot has failed", func() bool {
+		return strings.Contains(server.Must("INFO", "persistence"), "rdb_last_bgsave_status:err")
+	})
+	check := unchanged(t, server)
+	for what, err := range writes(t.Context(), s) {
+		if !errors.Is(err, broker.ErrReadOnly) || !strings.Contains(err.Error(), "its disk") {
+			t.Errorf("%s answers %v", what, err)
+		}
+	}
+	check()
+	if rec, err := s.Records().Get(t.Context(), "k"); err != nil || string(rec.Value) != "v" {
+		t.Errorf("get answers %+v, %v", rec, err)
+	}
+	server.Must("CONFIG", "SET", "dir", server.Dir)
+	server.Must("BGSAVE")
+	redistest.Until(t, "a snapshot has succeeded", func() bool {
+		return strings.Contains(server.Must("INFO", "persistence"), "rdb_last_bgsave_status:ok")
+	})
+	for what, err := range writes(t.Context(), s) {
+		if err != nil {
+			t.Errorf("with its disk again, %s answers %v", what, err)
+		}
+	}
+}
+
+func TestAFullDiskIsToldFromOthers(t *testing.T) {
+	t.Parallel()
+	full := "MISCONF Errors writing to the AOF file: No space left on device"
+	url := redistest.Fake(t, func(command []string) string {
+		switch strings.ToUpper(command[0]) {
+		case "INFO":
+			return redistest.Bulk("redis_version:7.0.0\r\nrole:master\r\n")
+		case "HELLO", "CLIENT", "CONFIG":
+			return "-ERR unknown command\r\n"
+		case "EVAL": // which rights are missing
+			return "*0\r\n"
+		case "GET":
+			return "$-1\r\n"
+		}
+		return "-" + full + "\r\n"
+	})
+	refuses(t, url, Options{}, broker.ErrFull, "free some space")
 }

@@ -110,7 +110,7 @@ func (r *renewer) send(all []*renewal) {
 	got, err := r.leases.Renew(ctx, holds...)
 	failures := flatten(err, nil)
 	for _, one := range all {
-		one.renewed, one.err, got, failures = share(one.holds, got, failures)
+		one.renewed, got, failures, one.err = share(one.holds, got, failures)
 		close(one.done)
 	}
 }
@@ -131,7 +131,7 @@ func flatten(err error, all []error) []error {
 
 // share takes what became of a caller's holds off what became of all: those renewed are in order, and so are the errors of the others, one
 // for each, unless the call failed as a whole with a single one.
-func share(holds, got []broker.Hold, failures []error) (mine []broker.Hold, err error, restGot []broker.Hold, rest []error) {
+func share(holds, got []broker.Hold, failures []error) (mine, restGot []broker.Hold, rest []error, err error) {
 	var errs []error
 	for i, h := range holds {
 		if len(got) > 0 && got[0].Name == h.Name && got[0].Epoch == h.Epoch {
@@ -152,5 +152,5 @@ func share(holds, got []broker.Hold, failures []error) (mine []broker.Hold, err 
 			failures = failures[1:]
 		}
 	}
-	return mine, errors.Join(errs...), got, failures
+	return mine, got, failures, errors.Join(errs...)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -150,14 +151,13 @@ func (s *Server) tlsConfig() *tls.Config {
 // call is a call that is being answered.
 type call struct {
 	*protocol.Call
-	s     *Server
-	ctx   context.Context // of the request
-	who   identity.Identity
-	cert  *x509.Certificate
-	w     http.ResponseWriter
-	rc    *http.ResponseController
-	r     *http.Request
-	began bool // something was sent
+	s    *Server
+	ctx  context.Context // of the request
+	who  identity.Identity
+	cert *x509.Certificate
+	w    http.ResponseWriter
+	rc   *http.ResponseController
+	r    *http.Request
 }
 
 // ServeHTTP implements http.Handler.
@@ -175,6 +175,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", protocol.ContentType)
 	rep := &protocol.Reply{}
 	err := c.run(rep)
+	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
+		// If it was not the caller who left, this process ends.
+		err = fmt.Errorf("%w: this control process ends", broker.ErrUnavailable)
+	}
 	rep.End, rep.Err = true, err
 	_ = c.send(rep) // who is gone is not told
 }
