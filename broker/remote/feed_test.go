@@ -14,6 +14,8 @@ import (
 	"github.com/ripstop-vm/ripstop/broker"
 	"github.com/ripstop-vm/ripstop/broker/remote/remotetest"
 	"github.com/ripstop-vm/ripstop/broker/remote/server"
+	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/ripstop-vm/ripstop/internal/identity"
 )
 
 // serve runs a server until the test ends, and answers its address.
@@ -136,6 +138,48 @@ func TestASlowWatcherIsToldToListAgainAndDelaysNobody(t *testing.T) {
 	close(read)
 	if err := <-told; !errors.Is(err, broker.ErrCompacted) {
 		t.Errorf("the slow watcher is told %v", err)
+	}
+}
+
+// asked counts the questions of a policy that allows everything.
+type asked struct {
+	server.Everything
+	n atomic.Int32
+}
+
+func (a *asked) Allow(context.Context, identity.Identity, ...server.Access) error {
+	a.n.Add(1)
+	return nil
+}
+
+func TestAWatchOnWhichNothingComesIsNotEnded(t *testing.T) {
+	const stall = 50 * time.Millisecond
+	parts, policy := modelParts(nil), &asked{}
+	c := remotetest.Start(t, parts, server.Options{Policy: policy, Stall: stall}).Client(remotetest.Control)
+	_, from, err := parts.Records.List(t.Context(), broker.Range{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func() {
+		if _, err := parts.Records.Commit(t.Context(), broker.Commit{Writes: []broker.Write{{Key: "k"}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put()
+	n := int32(0)
+	for e, err := range c.Records().Watch(t.Context(), "", from) {
+		if n++; err != nil || e.Revision.Number != uint64(n) {
+			t.Fatalf("event %d is %+v, %v", n, e, err)
+		}
+		if n == 3 {
+			break
+		}
+		<-clock.System.NewTimer(4 * stall).C() // the time in which nothing comes
+		put()
+	}
+	// Once when it began and once for each event: the watch did not begin anew.
+	if got := policy.n.Load(); got != n+1 {
+		t.Errorf("the policy was asked %d times for %d events", got, n)
 	}
 }
 

@@ -55,7 +55,7 @@ type Options struct {
 	History      int           // commits that a watcher may be behind; 0 means 4096
 	HistoryBytes int           // and their keys and values; 0 means 16 MiB
 	Window       time.Duration // how long a renewal waits for others to go with it; 0 means 5 ms
-	Stall        time.Duration // how long a caller may not read what it is sent; 0 means 30 s
+	Stall        time.Duration // how long a caller may take to send a call, or not read what it is sent; 0 means 30 s
 	Log          *slog.Logger  // nil means slog.Default()
 }
 
@@ -238,7 +238,9 @@ func (c *call) read(m method, rep *protocol.Reply) error {
 	if m.anybody {
 		body = io.LimitReader(body, maxJoin)
 	}
+	_ = c.rc.SetReadDeadline(clock.System.Now().Add(c.s.opts.Stall)) // nor may a caller take for ever to say what it wants
 	b, err := protocol.ReadMessage(body, -1)
+	_ = c.rc.SetReadDeadline(time.Time{})
 	if err == nil {
 		c.Call, err = protocol.UnmarshalCall(b)
 	}
@@ -250,8 +252,9 @@ func (c *call) read(m method, rep *protocol.Reply) error {
 
 // send sends a part of the answer.
 func (c *call) send(rep *protocol.Reply) error {
-	// A caller that does not read is let go of after a while.
+	// A caller that does not read is let go of after a while. A deadline that passes while there is nothing to send would end the stream, too.
 	_ = c.rc.SetWriteDeadline(clock.System.Now().Add(c.s.opts.Stall))
+	defer func() { _ = c.rc.SetWriteDeadline(time.Time{}) }()
 	if _, err := c.w.Write(rep.Frame()); err != nil {
 		return err
 	}
