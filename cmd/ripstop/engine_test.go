@@ -92,7 +92,7 @@ func TestAJobRunsOnTheEngineThatItsManifestNames(t *testing.T) {
 }
 
 // recursing is a command that calls itself without end.
-func recursing() []byte { return command(w.Call(2)) }
+func recursing() []byte { return command(w.Call(3)) }
 
 // TestFuelIsTheSameOnBothEngines finds the least fuel with which a guest ends well on one engine, and runs it with that and with one less
 // on the other.
