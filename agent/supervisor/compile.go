@@ -28,7 +28,7 @@ const (
 	compileTime         = time.Minute
 	compileResult       = 64 << 10 // bytes
 	compileErrors       = 8 << 10  // bytes kept of what it says on standard error
-	compilers           = 2        // at once
+	compilers           = 2        // at once, if that leaves a core
 )
 
 // CompileResult is what `ripstop compile` prints, as JSON.

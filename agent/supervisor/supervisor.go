@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"time"
@@ -131,7 +132,7 @@ func New(opts Options) (*Supervisor, error) {
 	if opts.CompileTime <= 0 {
 		opts.CompileTime = compileTime
 	}
-	s := &Supervisor{opts: opts, compilers: make(chan struct{}, compilers), compilations: map[target]*compilation{}, stop: make(chan struct{}), changed: make(chan struct{}),
+	s := &Supervisor{opts: opts, compilers: make(chan struct{}, max(min(goruntime.NumCPU()-1, compilers), 1)), compilations: map[target]*compilation{}, stop: make(chan struct{}), changed: make(chan struct{}),
 		prepared: map[string]*preparation{}, grants: map[string]*jobGrants{}, statuses: map[string]status{}}
 	s.hub = NewHub(s.follow)
 	return s, nil

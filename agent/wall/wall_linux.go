@@ -63,10 +63,23 @@ func closeInherited(keep []int) error {
 // limitSelf sets the limits that a worker never needs. Address space stays open, since guests' memory is reserved far beyond
 // what they use; so do file sizes, which are the volumes' business; processes are seccomp's.
 func limitSelf() error {
-	for _, resource := range []int{unix.RLIMIT_CORE, unix.RLIMIT_MSGQUEUE, unix.RLIMIT_RTPRIO, unix.RLIMIT_NICE} {
+	for _, resource := range []int{unix.RLIMIT_CORE, unix.RLIMIT_MSGQUEUE, unix.RLIMIT_RTPRIO} {
 		if err := unix.Setrlimit(resource, &unix.Rlimit{}); err != nil {
 			return fmt.Errorf("setrlimit %d: %w", resource, err)
 		}
+	}
+	// Threads that were made nicer may become what they are now, as far as they may at all, and no better.
+	own, err := unix.Getpriority(unix.PRIO_PROCESS, 0) // the system call answers as the limit counts
+	if err != nil {
+		return fmt.Errorf("getpriority: %w", err)
+	}
+	var nice unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NICE, &nice); err != nil {
+		return fmt.Errorf("getrlimit %d: %w", unix.RLIMIT_NICE, err)
+	}
+	most := min(nice.Cur, uint64(own))
+	if err := unix.Setrlimit(unix.RLIMIT_NICE, &unix.Rlimit{Cur: most, Max: most}); err != nil {
+		return fmt.Errorf("setrlimit %d: %w", unix.RLIMIT_NICE, err)
 	}
 	return nil
 }

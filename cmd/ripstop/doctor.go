@@ -11,6 +11,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/agent/wall"
 	"github.com/ripstop-vm/ripstop/runtime/image"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // diagnosis is what `ripstop doctor` found. A check that does not hold has a cost.
@@ -54,7 +55,8 @@ func diagnose() diagnosis {
 	b := readBuildInfo()
 	d := diagnosis{Version: b.Version, Go: b.Go, OS: b.OS, Arch: b.Arch, Kernel: kernelVersion()}
 	d.Checks = append(d.Checks, wall.Probe()...)
-	d.Checks = append(d.Checks, imageCheck(), processorCheck(goruntime.NumCPU()))
+	d.Checks = append(d.Checks, imageCheck(), processorCheck(goruntime.NumCPU()),
+		check("thread priority", "guests that compute for long run behind requests", "guests that compute for long run on one core fewer", processor.ProbeThreads()))
 	d.Checks = append(d.Checks, platformChecks()...)
 	return d
 }

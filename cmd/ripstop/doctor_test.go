@@ -32,7 +32,7 @@ func TestTheDoctorSaysWhatHoldsAndWhatEachAbsenceCosts(t *testing.T) {
 		}
 		seen[c.Name] = true
 	}
-	want := []string{"seccomp", "landlock", "PAGEMAP_SCAN", "processors", "broker"}
+	want := []string{"seccomp", "landlock", "PAGEMAP_SCAN", "processors", "thread priority", "broker"}
 	if goruntime.GOOS == "linux" {
 		want = append(want, "openat2", "memfd", "open files", "vm.max_map_count")
 	}

@@ -37,5 +37,6 @@ func limitProcess(space, cpu, file uint64, spent int) error {
 	return nil
 }
 
-// compilerNice gives a compiler about a third of what a worker's thread gets, when both want the processor.
-const compilerNice = 5
+// compilerNice gives a compiler about a tenth of what a worker's thread gets, when both want the processor, and as much as a guest that computes
+// for long: such guests must not be kept from it for long, or the garbage collector waits for them.
+const compilerNice = 10

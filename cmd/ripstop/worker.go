@@ -11,6 +11,7 @@ import (
 	"os"
 	goruntime "runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +23,7 @@ import (
 	"github.com/ripstop-vm/ripstop/internal/telemetry"
 	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/ripstop-vm/ripstop/runtime"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // workerConfig is what `ripstop serve` tells its worker, as JSON in workerVariable. No credential is in it.
@@ -68,7 +70,10 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	}
 	log = log.With("process", "worker")
 	slog.SetDefault(log)
-	processors(log)
+	shared, err := processors(log)
+	if err != nil {
+		return err
+	}
 	conn, err := inheritedConn(supervisor.LinkFD)
 	if err != nil {
 		return err
@@ -95,7 +100,8 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	}
 	var handler *gateway.Handler
 	a, err := agent.Open(ctx, agent.Options{
-		Link: link, CodeDirs: c.CodeDirs, Program: program, Volumes: c.Volumes, ReadOnly: c.ReadOnly, Log: log, Recorder: tel.Tasks(), Tracer: tel.Tracer(),
+		Processor: shared,
+		Link:      link, CodeDirs: c.CodeDirs, Program: program, Volumes: c.Volumes, ReadOnly: c.ReadOnly, Log: log, Recorder: tel.Tasks(), Tracer: tel.Tracer(),
 		Routes: func(jobs map[string][]manifest.Route) { handler.SetRoutes(routesOf(jobs, log)) },
 	})
 	if err != nil {
@@ -154,15 +160,37 @@ func runWorker(ctx context.Context, c workerConfig) error {
 }
 
 // processors sets GOMAXPROCS to one more than there are cores, or than the process may use of them: guests run on as many, and what is left
-// keeps Go's scheduler looking after the network. What the environment says stays, as far as guests can run at all.
-func processors(log *slog.Logger) {
+// keeps Go's scheduler looking after the network. What the environment says stays, as far as guests can run at all. Guests that compute for
+// long do so behind requests; where their threads' priority cannot be lowered for a while, they leave one core to others instead.
+func processors(log *slog.Logger) (*processor.Processor, error) {
 	procs := goruntime.GOMAXPROCS(0)
 	if os.Getenv("GOMAXPROCS") == "" {
 		procs++
 	} else if procs < 2 {
 		log.Warn("guests cannot run with GOMAXPROCS=1: it is 2")
 	}
-	goruntime.GOMAXPROCS(max(procs, 2))
+	procs = max(procs, 2)
+	goruntime.GOMAXPROCS(procs)
+	threads, err := processor.OpenThreads()
+	if err != nil {
+		log.Info("guests that compute for long run on one core fewer", "reason", err)
+		return processor.New(processor.Options{Longs: max(procs-2, 1)})
+	}
+	var lowered, raised sync.Once // each is said once: a failure repeats itself
+	return processor.New(processor.Options{
+		OnLong: func() bool {
+			err := threads.Lower()
+			if err != nil {
+				lowered.Do(func() { log.Warn("a guest that computes delays requests", "error", err) })
+			}
+			return err == nil
+		},
+		OnLongEnd: func() {
+			if err := threads.Raise(); err != nil {
+				raised.Do(func() { log.Warn("a connection goes on behind others", "error", err) })
+			}
+		},
+	})
 }
 
 // taken is run once the wall stands. Only tests set it: it stands for a worker that a guest has taken over.

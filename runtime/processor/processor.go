@@ -23,19 +23,23 @@ type Options struct {
 	Tokens int           // runs at once, fewer than GOMAXPROCS; 0 means one fewer
 	Slice  time.Duration // how long a run goes on while others wait; 0 means 1 ms
 	Long   int           // slices after which a run counts as long; 0 means 10
-	// OnLong is called once in each run that becomes long, by its goroutine, which holds a token. LowerThread is meant for it. May
-	// be nil.
-	OnLong func()
-	// OnLongEnd is called once for each OnLong when its run leaves, by the goroutine that has it leave, which holds no token any more. May
-	// be nil.
+	// Longs is how many long runs may hold a token at once, for a machine on which they cannot be kept behind others in another way; 0 means as
+	// many as there are tokens.
+	Longs int
+	// OnLong is called once in each run that becomes long, by its goroutine, which holds a token, and answers whether OnLongEnd is due.
+	// Threads.Lower is meant for it. May be nil.
+	OnLong func() bool
+	// OnLongEnd is called once for each such OnLong when its run leaves, by the goroutine that has it leave, which holds no token any more;
+	// it is the same if who runs a guest also leaves. Threads.Raise is meant for it. May be nil.
 	OnLongEnd func()
 	Clock     clock.Clock // nil means the system clock
 }
 
 // Processor hands out tokens. Its methods are safe for concurrent use.
 type Processor struct {
-	onLong, onLongEnd func()
-	now               func() time.Duration
+	onLong    func() bool
+	onLongEnd func()
+	now       func() time.Duration
 
 	mu     sync.Mutex
 	queue  queue
@@ -65,12 +69,17 @@ func New(opts Options) (*Processor, error) {
 	} else if opts.Long == 0 {
 		opts.Long = 10
 	}
+	if opts.Longs < 0 {
+		errs = append(errs, fmt.Errorf("%d long runs at once", opts.Longs))
+	} else if opts.Longs == 0 {
+		opts.Longs = opts.Tokens
+	}
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("processor options: %w", errors.Join(errs...))
 	}
 	p := &Processor{
 		onLong: opts.OnLong, onLongEnd: opts.OnLongEnd, now: clock.Elapsed, shares: map[string]*Share{},
-		queue: queue{slice: opts.Slice, long: opts.Long, free: opts.Tokens, running: make([]*Run, 0, opts.Tokens)},
+		queue: queue{slice: opts.Slice, long: opts.Long, longs: opts.Longs, free: opts.Tokens, running: make([]*Run, 0, opts.Tokens)},
 	}
 	if opts.Clock != nil {
 		began := opts.Clock.Now()
@@ -173,12 +182,13 @@ type Run struct {
 	most          time.Duration // that it may use; 0 means any time
 	slices        int
 	old           bool
+	counted       bool // among queue.olds, while it runs
 	due           bool // its turn has come at last: nobody has it make way before the slice ends
 	place         int  // in queue.running
 	before, after *Run
 
 	preempt atomic.Bool // it should make way at its next tick
-	told    bool        // OnLong was called; of the run's goroutine
+	told    bool        // OnLongEnd is due; of the run's goroutine
 }
 
 // Run makes a run of the share, outside of it.
@@ -289,8 +299,7 @@ func (r *Run) Tick(ctx context.Context) error {
 		}
 	}
 	if long && p.onLong != nil {
-		r.told = true
-		p.onLong()
+		r.told = p.onLong()
 	}
 	return nil
 }

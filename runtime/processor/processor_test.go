@@ -46,7 +46,7 @@ func (p *Processor) check(t testing.TB, tokens int) {
 	t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if q := &p.queue; q.free != tokens || len(q.running) != 0 || len(q.ready) != 0 || len(q.late) != 0 || q.weights != 0 {
+	if q := &p.queue; q.free != tokens || len(q.running) != 0 || len(q.ready) != 0 || len(q.late) != 0 || q.weights != 0 || q.olds != 0 || q.youngs != 0 {
 		t.Errorf("%d tokens of %d are free, %d runs run, %d shares wait", q.free, tokens, len(q.running), len(q.ready))
 	}
 	for name, s := range p.shares {
@@ -559,18 +559,58 @@ func TestAJobsWeightCanChangeAndIsBounded(t *testing.T) {
 func TestLongRunsAreToldOnce(t *testing.T) {
 	procs(t, 2)
 	synctest.Test(t, func(t *testing.T) {
-		told := 0
-		p := newProcessor(t, Options{Tokens: 1, Long: 3, OnLong: func() { told++ }})
+		told, ended := 0, 0
+		p := newProcessor(t, Options{Tokens: 1, Long: 3, OnLong: func() bool { told++; return true }, OnLongEnd: func() { ended++ }})
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
 		r := p.Job("job", 1).Run()
 		if err := compute(ctx, r); !errors.Is(err, context.DeadlineExceeded) || told != 1 || !r.Long() {
 			t.Errorf("%v; told %d times", err, told)
 		}
+		if ended != 1 {
+			t.Errorf("told %d times that a long run left", ended)
+		}
 		if err := r.Enter(t.Context()); err != nil || r.Long() {
 			t.Errorf("a new run is long at once, %v", err)
 		}
-		r.Leave()
+		if r.Leave(); ended != 1 {
+			t.Error("a run that was not long ended as one")
+		}
+	})
+}
+
+func TestLongRunsLeaveTokensToOthers(t *testing.T) {
+	procs(t, 3)
+	synctest.Test(t, func(t *testing.T) {
+		p := newProcessor(t, Options{Tokens: 2, Long: 3, Longs: 1})
+		ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+		defer cancel()
+		var wg sync.WaitGroup
+		for name, weight := range map[string]int{"a": 1, "b": 3} {
+			for range 2 {
+				wg.Go(func() { _ = compute(ctx, p.Job(name, weight).Run()) })
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+		before := [2]Usage{p.Job("a", 1).Usage(), p.Job("b", 3).Usage()}
+		quick := p.Job("quick", 1).Run()
+		for range 200 {
+			began := time.Now()
+			if err := quick.Enter(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if waited := time.Since(began); waited > 0 {
+				t.Errorf("a short run waited %v for a token that long ones leave", waited)
+			}
+			quick.Leave()
+			time.Sleep(time.Millisecond)
+		}
+		a, b := p.Job("a", 1).Usage().CPU-before[0].CPU, p.Job("b", 3).Usage().CPU-before[1].CPU
+		if all := a + b; all < 195*time.Millisecond || all > 205*time.Millisecond || b < 28*a/10 || b > 32*a/10 {
+			t.Errorf("in 200 ms long runs used %v and %v of one token", a, b)
+		}
+		wg.Wait()
+		p.check(t, 2)
 	})
 }
 
@@ -636,7 +676,7 @@ func TestSpinningGoroutinesShareByWeight(t *testing.T) {
 func TestManyGoroutinesNeverHoldMoreThanTheTokensAndLoseNone(t *testing.T) {
 	const tokens = 3
 	procs(t, tokens+1)
-	p, err := New(Options{Tokens: tokens, Slice: 20 * time.Microsecond, Long: 2, OnLong: func() {}})
+	p, err := New(Options{Tokens: tokens, Longs: 1, Slice: 20 * time.Microsecond, Long: 2, OnLong: func() bool { return true }, OnLongEnd: func() {}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,10 @@ const (
 type queue struct {
 	slice   time.Duration
 	long    int // slices after which a run is no longer young
-	free    int // tokens; none is while a run waits
+	free    int // tokens; none is while a run waits that may have it
+	longs   int // old runs that may hold a token at once
+	olds    int // and that do
+	youngs  int // runs that wait and are not old
 	running []*Run
 	ready   readyShares
 	late    lateShares
@@ -125,7 +128,7 @@ func (q *queue) arrive(r *Run, now time.Duration) (granted bool, victim *Run) {
 	q.moved(r.share)
 	q.join(a)
 	r.since = now
-	if q.free > 0 {
+	if q.free > 0 && (!r.old || q.olds < q.longs) {
 		q.free--
 		q.grant(r, now)
 		return true, nil
@@ -142,6 +145,7 @@ func (q *queue) wait(r *Run) {
 		a.old.push(r)
 	} else {
 		a.young.push(r)
+		q.youngs++
 	}
 	if a.index >= 0 {
 		return
@@ -191,6 +195,9 @@ func (q *queue) grant(r *Run, now time.Duration) {
 	}
 	r.preempt.Store(false)
 	r.due = false
+	if r.counted = r.old; r.counted {
+		q.olds++
+	}
 	r.place = len(q.running)
 	q.running = append(q.running, r)
 	q.moved(r.share)
@@ -210,22 +217,27 @@ func (q *queue) stop(r *Run, now time.Duration, to state) {
 	q.running[r.place].place = r.place
 	q.running[last] = nil
 	q.running = q.running[:last]
+	if r.counted {
+		q.olds--
+	}
 	r.state = to
 	q.moved(r.share)
 }
 
-// next gives a token that the caller holds to the run that is due, and answers it; nil if none waits, and the token is free.
+// next gives a token that the caller holds to the run that is due, and answers it; nil if none waits that may have it, and the token is
+// free.
 func (q *queue) next(now time.Duration) *Run {
-	if len(q.ready) == 0 {
+	s := q.first()
+	if s == nil {
 		q.free++
 		return nil
 	}
-	s, overdue := q.ready[0], false
-	if l := q.late[0]; l != s && q.fluid > l.limit {
+	overdue := false
+	if l := q.late[0]; l != s && q.fluid > l.limit && q.may(l) {
 		s, overdue = l, true
 	}
 	r := s.young.first
-	if r == nil || s.old.first != nil && s.turn >= turns {
+	if r == nil || s.old.first != nil && s.turn >= turns && q.olds < q.longs {
 		r = s.old.first
 	}
 	due := overdue || r.old && s.young.first != nil
@@ -245,6 +257,27 @@ func (q *queue) next(now time.Duration) *Run {
 	return r
 }
 
+// may reports whether a share has a run waiting that may have a token.
+func (q *queue) may(s *Share) bool { return s.young.first != nil || q.olds < q.longs }
+
+// first is the share with the least virtual time of those that have a run waiting that may have a token; nil if there is none. It takes longer
+// the more shares wait with old runs alone while those have all that they may, and it does not even look unless a young one waits.
+func (q *queue) first() *Share {
+	if len(q.ready) == 0 || q.youngs == 0 && q.olds >= q.longs {
+		return nil
+	}
+	if q.may(q.ready[0]) {
+		return q.ready[0]
+	}
+	var least *Share
+	for i, s := range q.ready {
+		if q.may(s) && (least == nil || q.ready.Less(i, least.index)) {
+			least = s
+		}
+	}
+	return least
+}
+
 // unqueue takes a run that waits out of its list.
 func (q *queue) unqueue(r *Run) {
 	a := &r.share.account
@@ -252,6 +285,7 @@ func (q *queue) unqueue(r *Run) {
 		a.old.remove(r)
 	} else {
 		a.young.remove(r)
+		q.youngs--
 	}
 	if a.young.first == nil && a.old.first == nil {
 		heap.Remove(&q.ready, a.index)

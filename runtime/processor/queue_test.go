@@ -11,7 +11,8 @@ import (
 func TestTheQueueKeepsItsInvariantsWhateverHappens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tokens := rapid.IntRange(1, 4).Draw(t, "tokens")
-		q := &queue{slice: time.Millisecond, long: 3, free: tokens}
+		longs := rapid.IntRange(1, tokens).Draw(t, "longs")
+		q := &queue{slice: time.Millisecond, long: 3, free: tokens, longs: longs}
 		var shares []*Share
 		for range rapid.IntRange(1, 5).Draw(t, "shares") {
 			shares = append(shares, &Share{account: account{weight: float64(rapid.IntRange(1, 8).Draw(t, "weight")), index: -1, late: -1}})
@@ -42,8 +43,9 @@ func TestTheQueueKeepsItsInvariantsWhateverHappens(t *testing.T) {
 			"one arrives": func(t *rapid.T) {
 				r := pick(out)
 				free := q.free
+				may := free > 0 && (!r.old || q.olds < longs)
 				granted, victim := q.arrive(r, now)
-				if granted != (free > 0) || granted && victim != nil || victim != nil && victim.state != running {
+				if granted != may || granted && victim != nil || victim != nil && victim.state != running {
 					t.Fatalf("granted %v with %d free, victim %+v", granted, free, victim)
 				}
 			},
@@ -54,7 +56,11 @@ func TestTheQueueKeepsItsInvariantsWhateverHappens(t *testing.T) {
 			},
 			"a slice ends": func(t *rapid.T) {
 				r := pick(running)
-				if next := q.turn(r, now); next == nil || next.state != running || r.state != running && r.state != waiting {
+				next := q.turn(r, now)
+				if next == nil && r.old && r.state == waiting && q.olds == longs {
+					return // it has become old, and as many run as may
+				}
+				if next == nil || next.state != running || r.state != running && r.state != waiting {
 					t.Fatalf("the token went to %+v", next)
 				}
 			},
@@ -63,7 +69,7 @@ func TestTheQueueKeepsItsInvariantsWhateverHappens(t *testing.T) {
 				q.charge(rapid.SampledFrom(shares).Draw(t, "share"), time.Duration(rapid.IntRange(1, 2000).Draw(t, "µs"))*time.Microsecond)
 			},
 			"": func(t *rapid.T) {
-				runs, waits := 0, 0
+				runs, waits, youngs, olds := 0, 0, 0, 0
 				weights := 0.0
 				for _, s := range shares {
 					young, old := 0, 0
@@ -76,7 +82,9 @@ func TestTheQueueKeepsItsInvariantsWhateverHappens(t *testing.T) {
 					mine := 0
 					for _, r := range all {
 						if r.share == s && r.state == running {
-							mine++
+							if mine++; r.old {
+								olds++
+							}
 						}
 					}
 					if s.active != mine+young+old || (s.index >= 0) != (young+old > 0) || (s.late >= 0) != (s.index >= 0) {
@@ -88,10 +96,13 @@ func TestTheQueueKeepsItsInvariantsWhateverHappens(t *testing.T) {
 					if s.active > 0 {
 						weights += s.weight
 					}
-					runs, waits = runs+mine, waits+young+old
+					runs, waits, youngs = runs+mine, waits+young+old, youngs+young
 				}
-				if runs != len(q.running) || runs+q.free != tokens || waits > 0 && q.free > 0 || weights != q.weights {
+				if runs != len(q.running) || runs+q.free != tokens || youngs > 0 && q.free > 0 || weights != q.weights {
 					t.Fatalf("%d run, %d wait, %d of %d tokens are free, weights %v of %v", runs, waits, q.free, tokens, q.weights, weights)
+				}
+				if olds != q.olds || olds > longs || youngs != q.youngs || waits > 0 && q.free > 0 && olds < longs {
+					t.Fatalf("%d and %d old runs of %d run, %d and %d young ones wait, %d tokens are free", olds, q.olds, longs, youngs, q.youngs, q.free)
 				}
 				for i, s := range q.ready {
 					if up := (i - 1) / 2; i > 0 && q.ready.Less(i, up) {

@@ -1,32 +1,53 @@
 package processor
 
 import (
+	"errors"
+	goruntime "runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-func TestALoweredThreadRunsBehindOthersAndEndsWithItsGoroutine(t *testing.T) {
-	type result struct {
-		err, after error
-		priority   int
-		tid        int
+func TestALoweredThreadRunsBehindOthersUntilItIsRaised(t *testing.T) {
+	threads, err := OpenThreads()
+	if probe := ProbeThreads(); (probe == nil) != (err == nil) {
+		t.Errorf("the probe says %v, and opening %v", probe, err)
 	}
-	before, err := unix.Getpriority(unix.PRIO_PROCESS, 0) // of whoever runs the tests, who may be nice
-	if err != nil {
+	raises := err == nil
+	if errors.Is(err, unix.EPERM) {
+		threads = &Threads{low: 19} // lowering is everybody's right
+	} else if err != nil {
 		t.Fatal(err)
 	}
+	type result struct {
+		lower, raise  error
+		low, high     int
+		lowID, highID int
+	}
+	priority := func() int {
+		p, err := unix.Getpriority(unix.PRIO_PROCESS, 0) // the call answers 20 less the niceness
+		if err != nil {
+			t.Error(err)
+		}
+		return 20 - p
+	}
+	before := priority()
 	done := make(chan result)
 	go func() {
-		r := result{err: LowerThread(), tid: unix.Gettid()}
-		r.priority, r.after = unix.Getpriority(unix.PRIO_PROCESS, 0) // the call answers 20 less the niceness
+		// The thread ends with this goroutine if it cannot be raised again.
+		r := result{lower: threads.Lower(), low: priority(), lowID: unix.Gettid()}
+		goruntime.Gosched()
+		if r.highID = unix.Gettid(); raises {
+			r.raise = threads.Raise()
+			r.high = priority()
+		}
 		done <- r
 	}()
 	r := <-done
-	if r.err != nil || r.after != nil || r.priority != 20-lowered {
-		t.Errorf("%+v", r)
+	if r.lower != nil || r.raise != nil || r.low != threads.low || r.high != threads.normal || r.lowID != r.highID {
+		t.Errorf("%+v, %+v", r, threads)
 	}
-	if own, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err != nil || own != before {
-		t.Errorf("this thread's priority is %d, %v; it was %d", own, err, before)
+	if own := priority(); own != before {
+		t.Errorf("this thread's niceness is %d; it was %d", own, before)
 	}
 }

@@ -7,5 +7,19 @@ import (
 	"fmt"
 )
 
-// LowerThread fails: only Linux has priorities of threads.
-func LowerThread() error { return fmt.Errorf("lower the thread's priority: %w", errors.ErrUnsupported) }
+// Threads lowers and raises the priority of threads. There are none but on Linux.
+type Threads struct{}
+
+var errNoPriorities = fmt.Errorf("priorities of threads: %w", errors.ErrUnsupported)
+
+// OpenThreads fails: only Linux has priorities of threads.
+func OpenThreads() (*Threads, error) { return nil, errNoPriorities }
+
+// ProbeThreads reports why OpenThreads would fail.
+func ProbeThreads() error { return errNoPriorities }
+
+// Lower fails.
+func (*Threads) Lower() error { return errNoPriorities }
+
+// Raise fails.
+func (*Threads) Raise() error { return errNoPriorities }
