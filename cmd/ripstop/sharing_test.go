@@ -13,7 +13,7 @@ import (
 func (s *serverProcess) metric(name string, labels ...string) float64 {
 	s.t.Helper()
 	_, b := s.call("GET", "/metrics", nil, "")
-	for _, m := range regexp.MustCompile(`(?m)^`+name+`\{(.*)\} (\S+)$`).FindAllStringSubmatch(string(b), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^`+name+`(?:\{(.*)\})? (\S+)$`).FindAllStringSubmatch(string(b), -1) {
 		all := true
 		for _, l := range labels {
 			all = all && strings.Contains(m[1], l)

@@ -13,6 +13,9 @@
 // those that stayed, less one slice: enough to be served at once, not enough to save up. Within a job, runs past their first
 // slices let younger ones go ahead, most of the time.
 //
+// A run past its first slices is long. Long runs can be told to go on at lower priority (Options.OnLong, Threads), or be kept from holding all
+// tokens (Options.Longs).
+//
 // Time is measured while a token is held, so what the operating system gives to other processes is charged, too. The package knows
 // no guests and no engine; it starts no goroutine.
 package processor

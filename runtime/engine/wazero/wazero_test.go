@@ -18,3 +18,18 @@ func TestFramesAreNamedByTheirFunctions(t *testing.T) {
 		}
 	}
 }
+
+func TestGuestsThatAreMeteredAreNotWatchedByTheEngine(t *testing.T) {
+	table, err := hostcall.NewTable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := Open(t.Context(), table, Options{Metered: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if !e.endless {
+		t.Error("the engine looks for a done context, too, which costs tight loops 30 times their time")
+	}
+}

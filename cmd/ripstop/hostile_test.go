@@ -1,0 +1,237 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	w "github.com/ripstop-vm/ripstop/internal/wasmtest"
+)
+
+// hostile is a guest that means harm, and how it ends.
+type hostile struct {
+	module   []byte
+	manifest string
+	refused  string  // the code of the problem that its deploy ends with; empty: it is deployed
+	status   int     // of its requests
+	code     string  // of their problems
+	most     float64 // how many times as long a neighbour may take; 0 means twice
+}
+
+const shortTime = "limits: {time: 300ms}\n"
+
+// hostileModule is a command of body, with 256 MiB of memory and functions of its own behind it, the first of which is number 4.
+func hostileModule(body []byte, more ...w.Func) *w.Module {
+	i32, i64 := byte(w.I32), byte(w.I64)
+	wasi := func(name string, params ...byte) w.Import {
+		return w.Import{Module: "wasi_snapshot_preview1", Name: name, Type: w.Type{Params: params, Results: []byte{i32}}}
+	}
+	return &w.Module{
+		Imports: []w.Import{wasi("fd_write", i32, i32, i32, i32), wasi("clock_time_get", i32, i64, i32), wasi("random_get", i32, i32)},
+		Funcs:   append([]w.Func{{Name: "start", Export: "_start", Locals: []byte{i32, i32}, Body: body}}, more...),
+		Memory:  []uint32{4096},
+	}
+}
+
+func hostiles() map[string]hostile {
+	const all = 4096 << 16 // bytes of memory
+	dropped := func(pieces ...[]byte) []byte { return w.Cat(w.Cat(pieces...), []byte{w.Drop}) }
+	forever := func(body ...[]byte) []byte { return w.Loop(w.Cat(body...), w.Br(0)) }
+	step := func(by int32) []byte { // local 0 goes on
+		return w.Cat(w.LocalGet(0), w.I32Const(by), []byte{w.I32Add}, w.LocalSet(0))
+	}
+	var trees []w.Func // each calls the next one twice: 2⁴⁰ calls
+	for i := range 40 {
+		trees = append(trees, w.Func{Body: w.Cat(w.Call(uint32(5+i)), w.Call(uint32(5+i)))})
+	}
+	trees = append(trees, w.Func{})
+	locals := bytes.Repeat([]byte{w.I64}, 2000)
+	started := hostileModule(nil, w.Func{Body: forever()})
+	start := uint32(4)
+	started.Start = &start
+	table := w.Cat([]byte{0x0e}, w.U32(30_000), bytes.Repeat([]byte{0}, 30_000), []byte{0})
+	floods := hostileModule(nil)
+	for i := range 200_001 {
+		floods.Data = append(floods.Data, w.Data{Offset: uint32(i), Bytes: []byte{1}})
+	}
+	many := hostileModule(forever())
+	for i := range 100_000 {
+		many.Data = append(many.Data, w.Data{Offset: uint32(i * 64), Bytes: []byte{1}})
+	}
+	tables := hostileModule(w.Cat(forever(w.Cat([]byte{0xd0, w.FuncRef}, w.I32Const(1_000_000), []byte{0xfc, 15, 0, w.Drop}))))
+	tables.Table = []uint32{1}
+	nest := w.Cat(bytes.Repeat([]byte{0x03, 0x40}, 4_000), bytes.Repeat([]byte{w.End}, 4_000))
+	var empty []w.Func
+	for range 1000 {
+		empty = append(empty, w.Func{Locals: bytes.Repeat([]byte{w.I64}, 5_000)})
+	}
+	var jumps []w.Func
+	for range 40 {
+		jumps = append(jumps, w.Func{Body: w.Block(w.I32Const(0), table)})
+	}
+	branches := w.Cat(step(7), w.LocalGet(0), w.I32Const(1), []byte{0x71, 0x04, 0x40}, step(3), []byte{0x05}, step(5), []byte{w.End}) // local 0 & 1: if, else
+	return map[string]hostile{
+		"an endless loop":              {hostileModule(forever()).Bytes(), shortTime, "", 504, "deadline", 0},
+		"an endless loop that costs":   {hostileModule(forever()).Bytes(), "limits: {cpu: 100ms}\n", "", 502, "limit", 0},
+		"a loop in start":              {started.Bytes(), "limits: {start: 300ms}\n", "start-timeout", 0, "", 0},
+		"a tree of calls":              {hostileModule(w.Call(4), trees...).Bytes(), shortTime, "", 504, "deadline", 0},
+		"a loop with branches":         {hostileModule(forever(branches)).Bytes(), shortTime, "", 504, "deadline", 0},
+		"a loop that touches pages":    {hostileModule(forever(step(4096), w.LocalGet(0), w.I32Const(all-4096), []byte{0x71}, w.I32Const(1), w.Store(0))).Bytes(), shortTime, "", 504, "deadline", 0},
+		"fills of all memory":          {hostileModule(forever(w.I32Const(0), w.I32Const(1), w.I32Const(all), []byte{0xfc, 11, 0})).Bytes(), shortTime, "", 504, "deadline", 0},
+		"copies of all memory":         {hostileModule(forever(w.I32Const(0), w.I32Const(1), w.I32Const(all-1), []byte{0xfc, 10, 0, 0})).Bytes(), shortTime, "", 504, "deadline", 0},
+		"recursion with many locals":   {hostileModule(w.Call(4), w.Func{Locals: locals, Body: w.Call(4)}).Bytes(), shortTime, "", 502, "trap", 0},
+		"mutual recursion":             {hostileModule(w.Call(4), w.Func{Locals: locals, Body: w.Call(5)}, w.Func{Body: w.Call(4)}).Bytes(), shortTime, "", 502, "trap", 0},
+		"growth of memory":             {hostileModule(forever(dropped(w.I32Const(1), w.MemoryGrow()))).Bytes(), "limits: {time: 300ms, memory: 512MiB}\n", "", 504, "deadline", 0},
+		"growth of a table":            {tables.Bytes(), shortTime, "", 504, "deadline", 0},
+		"a jump table in a loop":       {hostileModule(forever(w.Block(w.LocalGet(0), table))).Bytes(), shortTime, "", 504, "deadline", 0},
+		"data segments beyond measure": {floods.Bytes(), "", "module-invalid", 0, "", 3},
+		"many data segments":           {many.Bytes(), shortTime, "", 504, "deadline", 3},
+		"a flood of host calls":        {hostileModule(forever(dropped(w.I32Const(1), w.I64Const(0), w.I32Const(0), w.Call(1)))).Bytes(), "limits: {hostcalls: 100000}\n", "", 502, "limit", 0},
+		"a flood of randomness":        {hostileModule(forever(dropped(w.I32Const(0), w.I32Const(all), w.Call(2)))).Bytes(), shortTime, "", 504, "deadline", 0},
+		"a flood of log": {hostileModule(w.Cat(w.I32Const(0), w.I32Const(64), w.Store(0), w.I32Const(4), w.I32Const(1<<20), w.Store(0),
+			forever(dropped(w.I32Const(2), w.I32Const(0), w.I32Const(1), w.I32Const(8), w.Call(0))))).Bytes(), shortTime, "", 504, "deadline", 0},
+		"nested loops with many locals":    {hostileModule(nil, w.Func{Locals: locals, Body: nest}).Bytes(), "", "module-invalid", 0, "", 3},
+		"many jump tables":                 {hostileModule(nil, jumps...).Bytes(), "", "module-invalid", 0, "", 3},
+		"empty functions of many locals":   {hostileModule(nil, empty...).Bytes(), "", "module-invalid", 0, "", 3},
+		"a compile bomb":                   {bomb(), "", "module-too-costly", 0, "", 3},
+		"a global that translation adds":   {hostileModule(w.Cat(w.I64Const(1), w.GlobalSet(0))).Bytes(), "", "module-invalid", 0, "", 3},
+		"a function that translation adds": {hostileModule(w.Call(4)).Bytes(), "", "module-invalid", 0, "", 3},
+	}
+}
+
+// attack has the hostile job do what it does, once, and reports how it ended otherwise than it should.
+func (h hostile) attack(t testing.TB, s *serverProcess, job string) {
+	var status int
+	var body []byte
+	want, code := h.status, h.code
+	if h.refused != "" {
+		want, code = 422, h.refused
+		form, kind := form(h.module, h.manifest)
+		var err error
+		if status, body, err = s.try(http.DefaultClient, "PUT", "/v1/jobs/"+job, form, kind); err != nil {
+			t.Error(err)
+			return
+		}
+	} else {
+		resp, err := http.Get("http://" + s.ingress + "/" + job + "/")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		body, _ = io.ReadAll(resp.Body)
+		status = resp.StatusCode
+		_ = resp.Body.Close()
+		if status == 429 { // its own queue is full
+			return
+		}
+	}
+	var p struct{ Code, Type string }
+	if err := json.Unmarshal(body, &p); err != nil || status != want || !strings.HasSuffix(p.Type, ":"+code) {
+		t.Errorf("it ended with %d %s, and should with %d %s", status, body, want, code)
+	}
+}
+
+// pause is the longest pause of the worker's collector of late, and how many there were.
+func (s *serverProcess) pause() (longest time.Duration, count float64) {
+	return time.Duration(s.metric("ripstop_worker_go_gc_duration_seconds", `quantile="1"`) * float64(time.Second)), s.metric("ripstop_worker_go_gc_duration_seconds_count")
+}
+
+// Every hostile guest ends with the right error, and its neighbour's requests all succeed. What they measure here is only told: this test runs
+// beside others. TestSoakHostileGuestsDisturbNobody asserts it.
+func TestHostileGuestsEndWithTheRightError(t *testing.T) {
+	s := startServer(t, "--compile-time", "2s")
+	s.deploy("quick", saying("Content-Type: text/plain\n\nquick"), "weight: 1\n")
+	n := newNeighbour(s, "quick", 400*time.Millisecond)
+	worker := s.workerPID()
+	for name, h := range hostiles() {
+		t.Run(name, func(t *testing.T) {
+			if h.refused == "" {
+				if status, body := s.tryDeploy("hostile", h.module, h.manifest); status/100 != 2 {
+					t.Fatalf("deploy: %d %s", status, body)
+				}
+			}
+			h.attack(t, s, "hostile")
+			voices := 4
+			if h.refused != "" {
+				voices = 1
+			}
+			d := n.disturb(t, 1, voices, func() { h.attack(t, s, "hostile") })
+			t.Logf("the neighbour's p99: %v quiet, %v beside it", d.quiet, d.loud)
+		})
+	}
+	t.Run("requests held open", func(t *testing.T) {
+		s.deploy("held", reading(), shortTime)
+		n.disturb(t, 1, 4, func() { holdOpen(t, s, "held") })
+	})
+	if now := s.workerPID(); now != worker {
+		t.Errorf("the worker was %d and is %d", worker, now)
+	}
+}
+
+// holdOpen has a client begin a request and send no more of it, for as long as it is let.
+func holdOpen(t testing.TB, s *serverProcess, job string) {
+	c, err := net.Dial("tcp", s.ingress)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, "POST /"+job+"/ HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	b := make([]byte, 64)
+	if k, _ := io.ReadAtLeast(c, b, 12); !strings.HasPrefix(string(b[:k]), "HTTP/1.1 504") && !strings.HasPrefix(string(b[:k]), "HTTP/1.1 429") {
+		t.Errorf("a request held open was answered %q", b[:k])
+	}
+}
+
+func TestEndlessJobsShareTheProcessorByWeight(t *testing.T) {
+	s := startServer(t)
+	weights := map[string]string{"one": "1", "two": "2", "four": "4"}
+	for job, weight := range weights {
+		s.deploy(job, looping(), "weight: "+weight+"\nlimits: {time: 1m, concurrency: 2}\n")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for job := range weights {
+		for range 2 { // as many as there are tokens, so that each could use all
+			go func() {
+				r, err := http.NewRequestWithContext(ctx, "GET", "http://"+s.ingress+"/"+job+"/", nil)
+				if err != nil {
+					return
+				}
+				if resp, err := http.DefaultClient.Do(r); err == nil {
+					_ = resp.Body.Close()
+				}
+			}()
+		}
+	}
+	used := func() (all [3]float64) {
+		for i, job := range []string{"one", "two", "four"} {
+			all[i] = s.metric("ripstop_task_cpu_seconds_total", `job="`+job+`"`)
+		}
+		return all
+	}
+	s.until("all to compute", func() bool { u := used(); return min(u[0], u[1], u[2]) > 0.05 })
+	before := used()
+	s.until("seven seconds of work", func() bool { u := used(); return u[0]+u[1]+u[2]-before[0]-before[1]-before[2] >= 7 })
+	after := used()
+	var share [3]float64
+	for i := range share {
+		share[i] = after[i] - before[i]
+	}
+	sum := share[0] + share[1] + share[2]
+	for i, weight := range []float64{1, 2, 4} {
+		if want := sum * weight / 7; share[i] < 0.9*want || share[i] > 1.1*want {
+			t.Errorf("weight %v got %.2f s of %.2f s, and should get %.2f s", weight, share[i], sum, want)
+		}
+	}
+	t.Logf("%.2f : %.2f : %.2f s", share[0], share[1], share[2])
+}
