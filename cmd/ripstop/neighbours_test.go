@@ -76,29 +76,34 @@ func (n *neighbour) disturb(t testing.TB, rounds, voices int, noise func()) dist
 	var ratios []float64
 	before := n.listen(t)
 	for range rounds {
-		stop := make(chan struct{})
-		var wg sync.WaitGroup
-		for range voices {
-			wg.Go(func() {
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-						noise()
-					}
-				}
-			})
-		}
+		stop := again(voices, noise)
 		loud := n.listen(t)
-		close(stop)
-		wg.Wait()
+		stop()
 		after := n.listen(t)
 		quiets, louds = append(quiets, after), append(louds, loud)
 		ratios = append(ratios, float64(loud)/float64((before+after)/2))
 		before = after
 	}
 	return disturbance{middle(ratios), middle(quiets), middle(louds)}
+}
+
+// again calls f in n goroutines, over and over, until stop is called, which waits for them.
+func again(n int, f func()) (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					f()
+				}
+			}
+		})
+	}
+	return func() { close(done); wg.Wait() }
 }
 
 func middle[T ~int64 | ~float64](of []T) T {
