@@ -28,15 +28,16 @@ type hostile struct {
 
 const shortTime = "limits: {time: 300ms}\n"
 
-// hostileModule is a command of body, with 256 MiB of memory and functions of its own behind it, the first of which is number 4.
+// hostileModule is a command that asks for its request and then does body, with 256 MiB of memory and functions of its own behind it, the
+// first of which is number 5.
 func hostileModule(body []byte, more ...w.Func) *w.Module {
 	i32, i64 := byte(w.I32), byte(w.I64)
 	wasi := func(name string, params ...byte) w.Import {
 		return w.Import{Module: "wasi_snapshot_preview1", Name: name, Type: w.Type{Params: params, Results: []byte{i32}}}
 	}
 	return &w.Module{
-		Imports: []w.Import{wasi("fd_write", i32, i32, i32, i32), wasi("clock_time_get", i32, i64, i32), wasi("random_get", i32, i32)},
-		Funcs:   append([]w.Func{{Name: "start", Export: "_start", Locals: []byte{i32, i32}, Body: body}}, more...),
+		Imports: []w.Import{wasi("fd_write", i32, i32, i32, i32), wasi("clock_time_get", i32, i64, i32), wasi("random_get", i32, i32), wasi("environ_sizes_get", i32, i32)},
+		Funcs:   append([]w.Func{{Name: "start", Export: "_start", Locals: []byte{i32, i32}, Body: w.Cat(w.I32Const(16), w.I32Const(20), w.Call(3), []byte{w.Drop}, body)}}, more...),
 		Memory:  []uint32{4096},
 	}
 }
@@ -50,12 +51,12 @@ func hostiles() map[string]hostile {
 	}
 	var trees []w.Func // each calls the next one twice: 2⁴⁰ calls
 	for i := range 40 {
-		trees = append(trees, w.Func{Body: w.Cat(w.Call(uint32(5+i)), w.Call(uint32(5+i)))})
+		trees = append(trees, w.Func{Body: w.Cat(w.Call(uint32(6+i)), w.Call(uint32(6+i)))})
 	}
 	trees = append(trees, w.Func{})
 	locals := bytes.Repeat([]byte{w.I64}, 2000)
 	started := hostileModule(nil, w.Func{Body: forever()})
-	start := uint32(4)
+	start := uint32(5)
 	started.Start = &start
 	table := w.Cat([]byte{0x0e}, w.U32(30_000), bytes.Repeat([]byte{0}, 30_000), []byte{0})
 	floods := hostileModule(nil)
@@ -82,13 +83,13 @@ func hostiles() map[string]hostile {
 		"an endless loop":              {hostileModule(forever()).Bytes(), shortTime, "", 504, "deadline", 0},
 		"an endless loop that costs":   {hostileModule(forever()).Bytes(), "limits: {cpu: 100ms}\n", "", 502, "limit", 0},
 		"a loop in start":              {started.Bytes(), "limits: {start: 300ms}\n", "start-timeout", 0, "", 0},
-		"a tree of calls":              {hostileModule(w.Call(4), trees...).Bytes(), shortTime, "", 504, "deadline", 0},
+		"a tree of calls":              {hostileModule(w.Call(5), trees...).Bytes(), shortTime, "", 504, "deadline", 0},
 		"a loop with branches":         {hostileModule(forever(branches)).Bytes(), shortTime, "", 504, "deadline", 0},
 		"a loop that touches pages":    {hostileModule(forever(step(4096), w.LocalGet(0), w.I32Const(all-4096), []byte{0x71}, w.I32Const(1), w.Store(0))).Bytes(), shortTime, "", 504, "deadline", 0},
 		"fills of all memory":          {hostileModule(forever(w.I32Const(0), w.I32Const(1), w.I32Const(all), []byte{0xfc, 11, 0})).Bytes(), shortTime, "", 504, "deadline", 0},
 		"copies of all memory":         {hostileModule(forever(w.I32Const(0), w.I32Const(1), w.I32Const(all-1), []byte{0xfc, 10, 0, 0})).Bytes(), shortTime, "", 504, "deadline", 0},
-		"recursion with many locals":   {hostileModule(w.Call(4), w.Func{Locals: locals, Body: w.Call(4)}).Bytes(), shortTime, "", 502, "trap", 0},
-		"mutual recursion":             {hostileModule(w.Call(4), w.Func{Locals: locals, Body: w.Call(5)}, w.Func{Body: w.Call(4)}).Bytes(), shortTime, "", 502, "trap", 0},
+		"recursion with many locals":   {hostileModule(w.Call(5), w.Func{Locals: locals, Body: w.Call(5)}).Bytes(), shortTime, "", 502, "trap", 0},
+		"mutual recursion":             {hostileModule(w.Call(5), w.Func{Locals: locals, Body: w.Call(6)}, w.Func{Body: w.Call(5)}).Bytes(), shortTime, "", 502, "trap", 0},
 		"growth of memory":             {hostileModule(forever(dropped(w.I32Const(1), w.MemoryGrow()))).Bytes(), "limits: {time: 300ms, memory: 512MiB}\n", "", 504, "deadline", 0},
 		"growth of a table":            {tables.Bytes(), shortTime, "", 504, "deadline", 0},
 		"a jump table in a loop":       {hostileModule(forever(w.Block(w.LocalGet(0), table))).Bytes(), shortTime, "", 504, "deadline", 0},
@@ -103,7 +104,7 @@ func hostiles() map[string]hostile {
 		"empty functions of many locals":   {hostileModule(nil, empty...).Bytes(), "", "module-invalid", 0, "", 3},
 		"a compile bomb":                   {bomb(), "", "module-too-costly", 0, "", 3},
 		"a global that translation adds":   {hostileModule(w.Cat(w.I64Const(1), w.GlobalSet(0))).Bytes(), "", "module-invalid", 0, "", 3},
-		"a function that translation adds": {hostileModule(w.Call(4)).Bytes(), "", "module-invalid", 0, "", 3},
+		"a function that translation adds": {hostileModule(w.Call(5)).Bytes(), "", "module-invalid", 0, "", 3},
 	}
 }
 

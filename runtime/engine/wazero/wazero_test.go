@@ -1,6 +1,10 @@
 package wazero
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+)
 
 func TestFramesAreNamedByTheirFunctions(t *testing.T) {
 	for line, want := range map[string]string{
