@@ -10,7 +10,7 @@ import (
 func TestSoakHostileGuestsDisturbNobody(t *testing.T) {
 	// It takes minutes, and a machine that does nothing else.
 	s := startServer(t, "--compile-time", "10s")
-	s.deploy("quick", saying("Content-Type: text/plain\n\nquick"), "weight: 1\n")
+	s.deploy("quick", saying("Content-Type: text/plain\n\nquick"), "")
 	n := newNeighbour(s, "quick", time.Second)
 	check := func(name string, most float64, voices int, noise func(testing.TB)) {
 		t.Run(name, func(t *testing.T) {

@@ -88,8 +88,8 @@ func hostiles() map[string]hostile {
 		"a loop that touches pages":    {hostileModule(forever(step(4096), w.LocalGet(0), w.I32Const(all-4096), []byte{0x71}, w.I32Const(1), w.Store(0))).Bytes(), shortTime, "", 504, "deadline", 0},
 		"fills of all memory":          {hostileModule(forever(w.I32Const(0), w.I32Const(1), w.I32Const(all), []byte{0xfc, 11, 0})).Bytes(), shortTime, "", 504, "deadline", 0},
 		"copies of all memory":         {hostileModule(forever(w.I32Const(0), w.I32Const(1), w.I32Const(all-1), []byte{0xfc, 10, 0, 0})).Bytes(), shortTime, "", 504, "deadline", 0},
-		"recursion with many locals":   {hostileModule(w.Call(5), w.Func{Locals: locals, Body: w.Call(5)}).Bytes(), shortTime, "", 502, "trap", 0},
-		"mutual recursion":             {hostileModule(w.Call(5), w.Func{Locals: locals, Body: w.Call(6)}, w.Func{Body: w.Call(5)}).Bytes(), shortTime, "", 502, "trap", 0},
+		"recursion with many locals":   {hostileModule(w.Call(5), w.Func{Locals: locals, Body: w.Call(5)}).Bytes(), "", "", 502, "trap", 0},
+		"mutual recursion":             {hostileModule(w.Call(5), w.Func{Locals: locals, Body: w.Call(6)}, w.Func{Body: w.Call(5)}).Bytes(), "", "", 502, "trap", 0},
 		"growth of memory":             {hostileModule(forever(dropped(w.I32Const(1), w.MemoryGrow()))).Bytes(), "limits: {time: 300ms, memory: 512MiB}\n", "", 504, "deadline", 0},
 		"growth of a table":            {tables.Bytes(), shortTime, "", 504, "deadline", 0},
 		"a jump table in a loop":       {hostileModule(forever(w.Block(w.LocalGet(0), table))).Bytes(), shortTime, "", 504, "deadline", 0},
@@ -149,7 +149,7 @@ func (s *serverProcess) pause() (longest time.Duration, count float64) {
 // beside others. TestSoakHostileGuestsDisturbNobody asserts it.
 func TestHostileGuestsEndWithTheRightError(t *testing.T) {
 	s := startServer(t, "--compile-time", "2s")
-	s.deploy("quick", saying("Content-Type: text/plain\n\nquick"), "weight: 1\n")
+	s.deploy("quick", saying("Content-Type: text/plain\n\nquick"), "")
 	n := newNeighbour(s, "quick", 400*time.Millisecond)
 	worker := s.workerPID()
 	for name, h := range hostiles() {
