@@ -69,18 +69,28 @@ func TestACompileBombEndsByTheLimitAndHurtsNobody(t *testing.T) {
 	s.deploy("hello", saying("Content-Type: text/plain\n\nhello"), "")
 	seals := len(s.files("cache/seals"))
 	var requests, failed atomic.Int64
-	stop := again(1, func() {
-		resp, err := http.Get("http://" + s.ingress + "/hello/")
-		if requests.Add(1); err != nil || resp.StatusCode != 200 {
-			failed.Add(1)
-		}
-		if err == nil {
-			_ = resp.Body.Close()
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			resp, err := http.Get("http://" + s.ingress + "/hello/")
+			if requests.Add(1); err != nil || resp.StatusCode != 200 {
+				failed.Add(1)
+			}
+			if err == nil {
+				_ = resp.Body.Close()
+			}
 		}
 	})
 	pid := s.workerPID()
 	status, body := s.tryDeploy("bomb", bomb(), "")
-	stop()
+	close(stop)
+	wg.Wait()
 	var p struct{ Type, Detail string }
 	if err := json.Unmarshal(body, &p); err != nil || status != 422 || !strings.HasSuffix(p.Type, "module-too-costly") || !strings.Contains(p.Detail, "more than 1 s of processor time") {
 		t.Errorf("%d %s %v", status, body, err)

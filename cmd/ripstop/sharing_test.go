@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"net/http"
 	"regexp"
 	"strconv"
 	"strings"
@@ -42,4 +44,48 @@ func TestAnInvocationEndsByItsFuelOrItsTimeAtTheProcessor(t *testing.T) {
 		return s.metric("faas_cpu_usage_seconds_sum", `job="cpu"`) >= 0.05 && s.metric("ripstop_task_cpu_seconds_total", `job="cpu"`) >= 0.05 &&
 			s.metric("ripstop_task_cpu_waited_seconds_total", `job="cpu"`) >= 0
 	})
+}
+
+func TestEndlessJobsShareTheProcessorByWeight(t *testing.T) {
+	s := startServer(t)
+	weights := map[string]string{"one": "1", "two": "2", "four": "4"}
+	for job, weight := range weights {
+		s.deploy(job, looping(), "weight: "+weight+"\nlimits: {time: 1m, concurrency: 2}\n")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for job := range weights {
+		for range 2 { // as many as there are tokens, so that each could use all
+			go func() {
+				r, err := http.NewRequestWithContext(ctx, "GET", "http://"+s.ingress+"/"+job+"/", nil)
+				if err != nil {
+					return
+				}
+				if resp, err := http.DefaultClient.Do(r); err == nil {
+					_ = resp.Body.Close()
+				}
+			}()
+		}
+	}
+	used := func() (all [3]float64) {
+		for i, job := range []string{"one", "two", "four"} {
+			all[i] = s.metric("ripstop_task_cpu_seconds_total", `job="`+job+`"`)
+		}
+		return all
+	}
+	s.until("all to compute", func() bool { u := used(); return min(u[0], u[1], u[2]) > 0.05 })
+	before := used()
+	s.until("seven seconds of work", func() bool { u := used(); return u[0]+u[1]+u[2]-before[0]-before[1]-before[2] >= 7 })
+	after := used()
+	var share [3]float64
+	for i := range share {
+		share[i] = after[i] - before[i]
+	}
+	sum := share[0] + share[1] + share[2]
+	for i, weight := range []float64{1, 2, 4} {
+		if want := sum * weight / 7; share[i] < 0.9*want || share[i] > 1.1*want {
+			t.Errorf("weight %v got %.2f s of %.2f s, and should get %.2f s", weight, share[i], sum, want)
+		}
+	}
+	t.Logf("%.2f : %.2f : %.2f s", share[0], share[1], share[2])
 }
