@@ -279,6 +279,8 @@ func (s *stream) read() (*protocol.Reply, error) {
 	r, err := protocol.ReadFrame(s.body)
 	switch {
 	case err == nil && r.End:
+		// The stream's own end comes right after. Without it the transport would take the call for one that was given up, and tell the server.
+		_, _ = s.body.Read(make([]byte, 1))
 		s.close()
 		return r, r.Err
 	case err != nil:
