@@ -654,7 +654,7 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 		Module: code, Kind: guest.Kind(m.Kind), Job: as.Job, Args: m.Args, Request: guest.Request(m.Request), Grants: grants, Source: guest.Volumes(a.opts.Volumes),
 		MemoryPages: m.Limits.MemoryPages(), Descriptors: m.Limits.Files, Files: a.files, DiskReserve: diskReserve,
 		RequestBytes: int64(m.Limits.Request), ResponseBytes: int64(m.Limits.Response), LogBytes: int64(m.Limits.Log), HostCalls: int64(m.Limits.HostCalls),
-		Share: share, CPU: time.Duration(m.Limits.CPU), Fuel: uint64(m.Limits.Fuel),
+		Share: share, CPU: time.Duration(m.Limits.CPU), Fuel: uint64(m.Limits.Fuel), ReturnTime: time.Duration(m.Limits.Start),
 		Services: &services{task: t, link: a.opts.Link}, Interposers: interposers, Outermost: t.tracers, Images: m.Isolation != "task",
 	})
 	if err != nil {

@@ -23,7 +23,8 @@ func long(ctx context.Context, f stream, most int64) (fields, payload []byte, er
 	return fields, payload, err
 }
 
-// Config reads a setting of the job. It works while the sandbox starts, too.
+// Config reads a setting of the job. There are none while the sandbox starts: what it begins as does not depend on them. AfterReturn can
+// read them.
 func Config(name string) (value string, ok bool) {
 	for room := 256; ; {
 		buf := make([]byte, room)

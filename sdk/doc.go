@@ -21,7 +21,8 @@
 // package variables and init functions do, before the first request.
 //
 // What they leave behind becomes the image that sandboxes begin as, and return to after each request: so work that all requests
-// need belongs there, where it is done once, and so does what the first request would otherwise set up: see Rehearse. Random numbers, hash seeds and the order of maps differ in each request all the same; only
+// need belongs there, where it is done once, and so does what the first request would otherwise set up: see Warm and Rehearse. What has to be
+// new for each sandbox, or depends on the job's settings, is done by AfterReturn. Random numbers, hash seeds and the order of maps differ in each request all the same; only
 // a generator that the program seeds itself begins as it was.
 //
 // Goroutines, timers and contexts work as anywhere. http.Get and the like work too: http.DefaultTransport is a Transport,

@@ -56,6 +56,7 @@ var response []byte
 
 //go:wasmexport ripstop_buffer
 func exportBuffer() uint64 {
+	warm()
 	if handler != nil { // without one the first request will say so
 		if err := rehearse(handler, rehearsals); err != nil {
 			panic(fmt.Sprintf("sdk: %v", err))
@@ -63,6 +64,12 @@ func exportBuffer() uint64 {
 	}
 	return uint64(uintptr(unsafe.Pointer(&buffer[0])))<<32 | uint64(len(buffer))
 }
+
+//go:wasmexport ripstop_wants
+func exportWants() uint32 { return wants() }
+
+//go:wasmexport ripstop_returned
+func exportReturned() { afterReturn() }
 
 //go:wasmexport ripstop_handle
 func exportHandle(n uint32) uint64 {

@@ -16,6 +16,7 @@ import (
 
 // vectors is testdata/vectors.json, which the host's side is held against, too.
 type vectors struct {
+	Wants    []wantsVector `json:"wants"`
 	Requests []struct {
 		Name       string      `json:"name"`
 		Bytes      string      `json:"bytes"`
@@ -52,6 +53,11 @@ type vectors struct {
 		Fields  string `json:"fields"`
 		Payload string `json:"payload"`
 	} `json:"answers"`
+}
+
+type wantsVector struct {
+	Value    uint32 `json:"value"`
+	Returned bool   `json:"returned"`
 }
 
 func readVectors(t *testing.T) vectors {

@@ -17,6 +17,7 @@ type baseline struct {
 	mark   wasi.Mark
 	buffer uint32
 	room   uint32
+	hook   bool // it wants to be called after each return
 }
 
 // baselines is a Program's baseline, or why it has none.
@@ -53,7 +54,7 @@ func (b *baselines) take(s *Sandbox) {
 		b.why = err
 		return
 	}
-	b.have = &baseline{im, mark, s.buffer, s.room}
+	b.have = &baseline{im, mark, s.buffer, s.room, s.hook != nil}
 }
 
 func (b *baselines) close() error {
@@ -88,7 +89,7 @@ func (p *Program) images() bool {
 }
 
 // Return brings a sandbox that has served back to its image, so that the next request finds it as new: however the last
-// one ended, unless its time was over. After an error the sandbox can only be closed; a *image.DiscardError says why. Those made
+// one ended, unless its time was over. A guest that wants to be called then is. After an error the sandbox can only be closed; a *image.DiscardError says why. Those made
 // before there was an image fail with ErrNoImage.
 func (s *Sandbox) Return() error {
 	switch {
@@ -107,6 +108,11 @@ func (s *Sandbox) Return() error {
 	}
 	if err := s.state.system.Rewind(s.base.mark); err != nil {
 		return &image.DiscardError{Reason: image.Descriptors, Err: err}
+	}
+	if s.hook != nil {
+		if err := s.returned(); err != nil {
+			return &image.DiscardError{Reason: image.Hook, Err: err}
+		}
 	}
 	s.used = false
 	return nil

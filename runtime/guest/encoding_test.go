@@ -19,10 +19,17 @@ var update = flag.Bool("update", false, "rewrite the bytes of the test vectors")
 const vectorFile = "../../sdk/testdata/vectors.json"
 
 type vectors struct {
+	Wants     []wantsVector    `json:"wants"`
 	Requests  []requestVector  `json:"requests"`
 	Responses []responseVector `json:"responses"`
 	Refused   []refusedVector  `json:"refused_responses"`
 	Answers   []answerVector   `json:"answers"`
+}
+
+type wantsVector struct {
+	Name     string `json:"name"`
+	Value    uint32 `json:"value"`
+	Returned bool   `json:"returned"`
 }
 
 type requestVector struct {
@@ -65,7 +72,8 @@ type answerVector struct {
 	Payload string `json:"payload"`
 }
 
-func TestVectorsAreWrittenAndRead(t *testing.T) {
+func readVectors(t *testing.T) vectors {
+	t.Helper()
 	b, err := os.ReadFile(vectorFile)
 	if err != nil {
 		t.Fatal(err)
@@ -74,6 +82,11 @@ func TestVectorsAreWrittenAndRead(t *testing.T) {
 	if err := json.Unmarshal(b, &v); err != nil {
 		t.Fatal(err)
 	}
+	return v
+}
+
+func TestVectorsAreWrittenAndRead(t *testing.T) {
+	v := readVectors(t)
 	for i := range v.Requests {
 		c := &v.Requests[i]
 		q := taskRequest{

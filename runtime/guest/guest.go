@@ -25,6 +25,8 @@ const (
 	TaskBuffer     = "ripstop_buffer"
 	TaskHandle     = "ripstop_handle"
 	TaskInitialize = "_initialize"
+	TaskWants      = "ripstop_wants"
+	TaskReturned   = "ripstop_returned"
 	CommandStart   = "_start"
 )
 
@@ -54,6 +56,12 @@ func KindOf(info *module.Module) (Kind, error) {
 			return "", fmt.Errorf("the export %s has the wrong type: it takes nothing and gives an i64", TaskBuffer)
 		case start:
 			return "", fmt.Errorf("the module exports both %s and %s: it is either a task or a command", TaskHandle, CommandStart)
+		}
+		if wants, ok := has(TaskWants, nil, []hostcall.ValueType{i32}); wants && !ok {
+			return "", fmt.Errorf("the export %s has the wrong type: it takes nothing and gives an i32", TaskWants)
+		}
+		if returned, ok := has(TaskReturned, nil, nil); returned && !ok {
+			return "", fmt.Errorf("the export %s has the wrong type: it takes nothing and gives nothing", TaskReturned)
 		}
 		if !hasMemory(info) {
 			return "", errors.New("the module exports no memory: a task needs one named \"memory\"")

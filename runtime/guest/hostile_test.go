@@ -164,6 +164,8 @@ func TestKindIsReadOffTheExports(t *testing.T) {
 		"a handler of its own":    {[]wasmtest.Func{fn(TaskHandle, i64, i64), buffer}, []uint32{1}, "", "wrong type"},
 		"a buffer of its own":     {[]wasmtest.Func{handle, fn(TaskBuffer, nil, i32)}, []uint32{1}, "", "wrong type"},
 		"a start of its own":      {[]wasmtest.Func{fn(CommandStart, i32, nil)}, nil, "", "wrong type"},
+		"a wish of its own":       {[]wasmtest.Func{handle, buffer, fn(TaskWants, nil, nil)}, []uint32{1}, "", "wrong type"},
+		"a hook of its own":       {[]wasmtest.Func{handle, buffer, fn(TaskReturned, nil, i32)}, []uint32{1}, "", "wrong type"},
 		"a reactor":               {[]wasmtest.Func{fn(TaskInitialize, nil, nil)}, []uint32{1}, "", "import github.com/ripstop-vm/ripstop/sdk"},
 		"nothing":                 {nil, nil, "", "neither _start nor ripstop_handle"},
 	} {

@@ -20,6 +20,8 @@ type state struct {
 	system  *wasi.System
 	log     logger
 	inv     *invocation // nil while no request is served
+	// starting says that the guest initialises itself, and that its image may be taken after that: it learns nothing of the job.
+	starting bool
 }
 
 func (s *state) ctx() context.Context {

@@ -46,6 +46,9 @@ type Options struct {
 	Fuel  uint64        // of one invocation, of a module that is metered; 0 means any amount
 	CPU   time.Duration // time at the processor of one invocation, with a Share; 0 means any
 
+	// ReturnTime bounds, in wall time, what a task does after each return to its image, if it wants to do anything; 0 means 10 s.
+	ReturnTime time.Duration
+
 	// Images has the sandboxes of a task begin as an image, taken of the first one that was initialised, where that can be done exactly; then
 	// Sandbox.Return works, and the Program has to be closed.
 	Images bool
@@ -76,6 +79,7 @@ const (
 	DefaultBody        = 10 << 20
 	DefaultLog         = 64 << 10
 	DefaultHostCalls   = 1_000_000
+	DefaultReturnTime  = 10 * time.Second
 )
 
 // MaxLine is the longest line of a guest's log that is kept whole, in bytes; longer ones are cut into several.
@@ -172,6 +176,12 @@ func New(opts Options) (*Program, error) {
 		fail("cpu: %v is negative", o.CPU)
 	case o.CPU > 0 && o.Share == nil:
 		fail("cpu: there is no share to measure it by")
+	}
+	switch {
+	case o.ReturnTime < 0:
+		fail("return time: %v is negative", o.ReturnTime)
+	case o.ReturnTime == 0:
+		o.ReturnTime = DefaultReturnTime
 	}
 	switch {
 	case o.Descriptors < 0:

@@ -32,8 +32,9 @@ type Sandbox struct {
 
 	// of a task
 	handle  *runtime.Function
-	buffer  uint32 // address of its request buffer
-	room    uint32 // and its capacity
+	hook    *runtime.Function // what it wants to do after each return; nil: nothing
+	buffer  uint32            // address of its request buffer
+	room    uint32            // and its capacity
 	scratch []byte
 	stack   [1]uint64
 
@@ -101,13 +102,21 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 		if s.handle, err = s.vm.Function(TaskHandle); err == nil {
 			err = sys.Rewind(s.base.mark)
 		}
+		if err == nil && s.base.hook {
+			s.hook, err = s.vm.Function(TaskReturned)
+		}
 	case p.kind == Task:
+		s.state.starting = true
 		if err = s.initialize(ctx); err == nil && p.images() {
 			p.base.take(s)
 		}
+		s.state.starting = false
 	default:
 		s.leave()
 		err = s.park(ctx)
+	}
+	if err == nil && s.hook != nil {
+		err = s.callHook(ctx)
 	}
 	s.out.flush()
 	s.err.flush()

@@ -98,22 +98,28 @@ func (s *script) module() *wasmtest.Module {
 	return &wasmtest.Module{Imports: s.imports, Memory: []uint32{1}, Data: s.data, Funcs: []wasmtest.Func{{Export: CommandStart, Body: s.body}}}
 }
 
-// scripts compiles modules with one metered runtime that ends with the test.
-func scripts(t testing.TB) func(*script) *runtime.Module {
+// modules compiles with one metered runtime that ends with the test.
+func modules(t testing.TB) func(*wasmtest.Module) *runtime.Module {
 	t.Helper()
 	r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), Engine: testEngine, Meter: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
-	return func(s *script) *runtime.Module {
+	return func(m *wasmtest.Module) *runtime.Module {
 		t.Helper()
-		m, err := r.Compile(t.Context(), s.module().Bytes())
+		code, err := r.Compile(t.Context(), m.Bytes())
 		if err != nil {
 			t.Fatal(err)
 		}
-		return m
+		return code
 	}
+}
+
+// scripts is modules for scripts.
+func scripts(t testing.TB) func(*script) *runtime.Module {
+	compile := modules(t)
+	return func(s *script) *runtime.Module { return compile(s.module()) }
 }
 
 // start makes a Program of a script and, unless that fails, a sandbox that is closed with the test.

@@ -38,8 +38,10 @@ func (s *Sandbox) initialize(ctx context.Context) error {
 	if _, err := s.memory(s.buffer, s.room, "the request buffer"); err != nil {
 		return err
 	}
-	s.handle, err = s.vm.Function(TaskHandle)
-	return err
+	if s.handle, err = s.vm.Function(TaskHandle); err != nil {
+		return err
+	}
+	return s.wants(ctx)
 }
 
 // memory is a range of the guest's memory that the guest named. It is valid until the guest runs.

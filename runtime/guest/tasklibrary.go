@@ -113,6 +113,10 @@ func logCall(s *state, c *hostcall.Call) {
 }
 
 func configGet(s *state, c *hostcall.Call) {
+	if s.starting {
+		c.Fail(hostcall.EAGAIN)
+		return
+	}
 	v, ok := s.program.opts.Services.Config(string(c.Text(0)))
 	switch {
 	case !ok:

@@ -77,6 +77,7 @@ const (
 	Tables    Reason = "tables changed" // a table was written to or a segment dropped
 	Stack     Reason = "stack grown"    // and the engine never makes it shorter
 	NoReturn  Reason = "return failed"  // the operating system refused
+	Hook      Reason = "hook failed"    // what the guest does after each return
 	NoEntropy Reason = "no randomness"  // random state could not be renewed
 	// Descriptors says that the host's side could not be brought back.
 	Descriptors Reason = "descriptors changed"

@@ -24,10 +24,10 @@ var (
 
 func init() {
 	_, initErr = sdk.Secret(context.Background(), "token")
-	greeting, _ := sdk.Config("greeting")
 	mux := http.NewServeMux()
 	mux.HandleFunc("/info", func(w http.ResponseWriter, r *http.Request) {
 		served++
+		greeting, _ := sdk.Config("greeting")
 		d, ok := r.Context().Deadline()
 		fmt.Fprintf(w, "%s %s %s %s|%s|%s|%v %v|%d|%s|%s", r.Method, r.URL.Path, r.RequestURI, r.Host, sdk.Prefix(r.Context()),
 			sdk.Invocation(r.Context()), ok, time.Until(d) > time.Minute, served, greeting, r.RemoteAddr)
