@@ -52,8 +52,11 @@ type Module struct {
 	// Globals are defined here, and mutable.
 	Globals []Global
 	Start   *uint32 // function index
-	Data    []Data
-	Custom  []Custom // at the end
+	// Elements are passive segments of function indices, and Passive are data segments after those of Data.
+	Elements [][]uint32
+	Passive  [][]byte
+	Data     []Data
+	Custom   []Custom // at the end
 }
 
 // Global is a mutable global.
@@ -132,10 +135,25 @@ func (m *Module) Bytes() []byte {
 	if m.Start != nil {
 		out = append(out, Section(8, U32(*m.Start))...)
 	}
+	var elements [][]byte
+	for _, e := range m.Elements {
+		var indices [][]byte
+		for _, n := range e {
+			indices = append(indices, U32(n))
+		}
+		elements = append(elements, Cat([]byte{1, 0}, Count(indices)))
+	}
+	section(9, elements)
+	if len(m.Passive) > 0 {
+		out = append(out, Section(12, U32(uint32(len(m.Data)+len(m.Passive))))...)
+	}
 	section(10, bodies)
 	var data [][]byte
 	for _, d := range m.Data {
 		data = append(data, Cat([]byte{0}, I32Const(int32(d.Offset)), []byte{0x0b}, Vec(d.Bytes)))
+	}
+	for _, p := range m.Passive {
+		data = append(data, Cat([]byte{1}, Vec(p)))
 	}
 	section(11, data)
 	if len(names) > 0 {
