@@ -77,7 +77,7 @@ check: fmt vet lint generate-check cross test test-wasmtime race gostd fuzz docs
 soak: build ## long runs, some hours: 200,000 invocations, engines against each other, each fuzz target for ten minutes
 	@scripts/soak
 
-bench: build examples ## measure, print a table and write bench/out/report.json
+bench: ## measure beside peers, print a table and write bench/out/report.json (docs/benchmarks.md)
 	@scripts/bench
 
 clean: ## remove what was built
