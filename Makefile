@@ -74,7 +74,7 @@ docs-check: build examples ## run the commands that the docs show
 check: fmt vet lint generate-check cross test test-wasmtime race gostd fuzz docs-check ## everything a reviewer would ask
 	$(MAKE) demo CI=1
 
-soak: build ## long runs, some hours: 200,000 invocations, engines against each other, each fuzz target for ten minutes
+soak: build gostd-wasmtime ## long runs: Go's library on wasmtime, tests tagged soak, each fuzz target for ten minutes
 	@scripts/soak
 
 bench: ## measure beside peers, print a table and write bench/out/report.json (docs/benchmarks.md)
