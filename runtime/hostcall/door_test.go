@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	. "github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
@@ -458,5 +459,39 @@ func TestHostCallsDoNotAllocate(t *testing.T) {
 		}); n != 0 {
 			t.Errorf("%s: %v allocations a call", name, n)
 		}
+	}
+}
+
+// countedTurns counts ticks, and refuses the one that would be past most.
+type countedTurns struct{ ticks, most int }
+
+var errTurnOver = errors.New("no further turn")
+
+func (c *countedTurns) Block()                        {}
+func (c *countedTurns) Unblock(context.Context) error { return nil }
+func (c *countedTurns) Charge(time.Duration)          {}
+func (c *countedTurns) Tick(context.Context) error {
+	if c.ticks == c.most {
+		return errTurnOver
+	}
+	c.ticks++
+	return nil
+}
+
+func TestAFloodOfCallsMakesWay(t *testing.T) {
+	r := newRig(t, &Library{Name: "lib", Funcs: []Func{failing("f", func(*Call) {})}}, nil)
+	turns := &countedTurns{most: 3}
+	r.door.Share(turns)
+	calls := 0
+	for ; calls < 1000; calls++ {
+		if _, err := r.call(0); err != nil {
+			if !errors.Is(err, errTurnOver) {
+				t.Errorf("error %v", err)
+			}
+			break
+		}
+	}
+	if turns.ticks != 3 || calls > 200 {
+		t.Errorf("%d ticks, and then %d calls were answered; the fourth tick ends the guest", turns.ticks, calls)
 	}
 }

@@ -37,6 +37,9 @@ func readStdin(c *hostcall.Call, d *descriptor, r *stdin) {
 	finish(c, 2, n, e)
 }
 
+// longTransfer is from where on others may get their turn after a write: the lines of so many bytes take a good part of a slice.
+const longTransfer = 64 << 10
+
 // writeStdout serves fd_write of a standard output. What one call writes is one Write, so that lines stay whole.
 func writeStdout(c *hostcall.Call, r *stdout) {
 	var only []byte
@@ -75,6 +78,9 @@ func writeStdout(c *hostcall.Call, r *stdout) {
 	n, err := r.write(ctx, only)
 	if r.waits {
 		c.Unblock()
+	}
+	if total >= longTransfer {
+		c.Tick()
 	}
 	n = min(max(n, 0), total)
 	if err != nil && ctx.Err() != nil {
