@@ -22,6 +22,7 @@ type Manifest struct {
 	Capabilities policy.Capabilities `json:"capabilities,omitzero"` // nothing is granted unless named
 	Policy       []policy.Rule       `json:"policy,omitempty"`      // rules on top, in order
 	Config       map[string]string   `json:"config,omitempty"`      // what the guest may read by name
+	Queue        Queue               `json:"queue,omitzero"`        // how queued invocations are kept and run
 }
 
 // Route is where a job answers.

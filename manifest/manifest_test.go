@@ -96,6 +96,13 @@ policy:
       key: '"x/" + call.key'
 config:
   title: It's a book
+queue:
+  concurrency: 2
+  attempts: 7
+  backoff: {first: 10s, max: 1s}
+  ttl: 2d
+  length: 1000
+  ordered: true
 `
 
 func TestAFullManifestIsReadAndItsJSONSaysTheSame(t *testing.T) {
@@ -107,7 +114,8 @@ func TestAFullManifestIsReadAndItsJSONSaysTheSame(t *testing.T) {
 	if m.Limits.Memory != 64*MiB || m.Limits.Time != Duration(2*time.Second) || m.Limits.Request != 64*KiB || m.Limits.Queue != -1 ||
 		c.Clock.Offset != -90*time.Minute || *c.Random.Seed != 1<<64-1 || c.Env["PORT"] != "8080" || c.Env["DEBUG"] != "true" ||
 		c.Fetch[1].Host != "fd00::7" || c.Fetch[1].Port != 8080 || c.Fetch[0].Port != 0 || !c.Fetch[2].Private ||
-		len(m.Policy) != 3 || m.Policy[1].On[1] != "kv_*" || m.Policy[2].Set["key"] == "" || m.Routes[1].Host != "book.example.com" {
+		len(m.Policy) != 3 || m.Policy[1].On[1] != "kv_*" || m.Policy[2].Set["key"] == "" || m.Routes[1].Host != "book.example.com" ||
+		m.Queue != (Queue{Concurrency: 2, Attempts: 7, Backoff: Backoff{First: Duration(10 * time.Second), Max: Duration(time.Second)}, TTL: Duration(48 * time.Hour), Length: 1000, Ordered: true}) {
 		t.Errorf("read %+v", m)
 	}
 	m.Fill("other")
@@ -150,7 +158,8 @@ func TestAnEmptyManifestIsFilledWithDefaults(t *testing.T) {
 		if err := m.Validate(nil); err != nil {
 			t.Errorf("%q: %v", src, err)
 		}
-		if m.Name != "hello" || m.Isolation != "request" || m.Routes[0].Path != "/hello/" || m.Limits.Memory != 256*MiB || m.Limits.Queue != 64 {
+		if m.Name != "hello" || m.Isolation != "request" || m.Routes[0].Path != "/hello/" || m.Limits.Memory != 256*MiB || m.Limits.Queue != 64 ||
+			m.Queue != (Queue{Concurrency: 15, Attempts: 5, Backoff: Backoff{First: Duration(time.Second), Max: Duration(5 * time.Minute)}, TTL: Duration(24 * time.Hour), Length: 100_000}) {
 			t.Errorf("%q: %+v", src, m)
 		}
 		if m.Limits.MemoryPages() != 4096 {
@@ -168,6 +177,9 @@ func TestEachProblemIsReportedWhereItIs(t *testing.T) {
 		{"limits:\n  memroy: 1", "2:3: limits.memroy: there is no such key: did you mean memory?"},
 		{"limits:\n  memory: 64MB", "2:11: limits.memory: \"64MB\" is no size: write a whole number with KiB, MiB, GiB or TiB, such as 64MiB"},
 		{"limits:\n  memory: 5GiB", "2:11: limits.memory: 5GiB is out of range: 64KiB to 4GiB is allowed"},
+		{"queue: {attempts: 101}", "1:19: queue.attempts: 101 is out of range: 1 to 100 is allowed"},
+		{"queue: {attempts: 0}", "1:19: queue.attempts: 0 is out of range: 1 to 100 is allowed"},
+		{"queue:\n  backoff: {first: 2d}", "2:20: queue.backoff.first: 48h is out of range: 1ms to 24h is allowed"},
 		{"limits: {memory: 0}", "1:18: limits.memory: 0 is out of range: 64KiB to 4GiB is allowed"},
 		{"limits: {time: 5}", "1:16: limits.time: \"5\" is no duration: write it with units, such as 250ms, 10s, 1h30m or 5d"},
 		{"limits: {time: 2h}", "1:16: limits.time: 2h is out of range: 1ms to 1h is allowed"},
@@ -201,7 +213,7 @@ func TestEachProblemIsReportedWhereItIs(t *testing.T) {
 		{"policy:\n- on: fetch", "2:3: policy[0].do: is missing: write deny, allow, stop or set"},
 		{"config: {a: [1]}", "1:13: config.a: a text is wanted, not a list"},
 		{"name: a\nname: b", "2:1: mapping key \"name\" already defined at [1:1]"},
-		{"a: &x 1\nb: *x", "1:1: a: there is no such key: known are name, module, kind, isolation, engine, request, args, routes, weight, limits, capabilities, policy, config"},
+		{"a: &x 1\nb: *x", "1:1: a: there is no such key: known are name, module, kind, isolation, engine, request, args, routes, weight, limits, capabilities, policy, config, queue"},
 		{"name: &x a", "1:7: name: anchors, aliases and merges are not supported: write it out"},
 		{"name: !!str a", "1:7: name: tags are not supported"},
 		{"name: a\n---\nname: b", "3:1: a second document: a manifest is one"},

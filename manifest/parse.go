@@ -66,12 +66,8 @@ func Parse(yaml []byte, table *hostcall.Table) (*Manifest, error) {
 	if d.root == nil && len(d.errs) > 0 { // no YAML at all
 		return nil, join(c.errs)
 	}
-	for _, l := range limits {
-		// To a reader, 0 is a number and not "what is usual".
-		if _, written := d.values["limits."+l.key]; written && l.value(&m.Limits) == 0 && !d.failed["limits."+l.key] {
-			c.outOfRange(l, 0)
-		}
-	}
+	written(&c, d, "limits", limits, &m.Limits)
+	written(&c, d, "queue", queueLimits, &m.Queue)
 	c.manifest(m, table)
 	if len(c.errs) > 0 {
 		return nil, join(d.without(c.errs))

@@ -3,7 +3,9 @@ package manifest
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/ripstop-vm/ripstop/runtime/policy"
@@ -58,6 +60,15 @@ var described = map[string]map[string]any{
 	"limits.hostcalls":       {"description": "Host calls of one invocation."},
 	"limits.cpu":             {"description": "Time at the processor of one invocation; no bound if left out."},
 	"limits.fuel":            {"description": "Work of one invocation, about one for each instruction; no bound if left out."},
+	"queue":                  {"description": "How queued invocations are kept and run."},
+	"queue.concurrency":      {"description": "Queued invocations at once; one less than limits.concurrency if left out."},
+	"queue.attempts":         {"description": "Of an invocation that fails."},
+	"queue.backoff":          {"description": "The wait between attempts, which doubles."},
+	"queue.backoff.first":    {"description": "After the first attempt."},
+	"queue.backoff.max":      {"description": "At most."},
+	"queue.ttl":              {"description": "How long a result is kept."},
+	"queue.length":           {"description": "Unfinished invocations, dead letters included."},
+	"queue.ordered":          {"description": "One after another, in the order in which they came."},
 	"capabilities.kv[]":      {"pattern": "^[a-z0-9][a-z0-9._-]{0,62}$"},
 	"capabilities.invoke[]":  {"pattern": labelPattern},
 	"capabilities.secrets[]": {"pattern": "^[A-Za-z][A-Za-z0-9._-]{0,127}$"},
@@ -88,8 +99,12 @@ func Schema() []byte {
 	root := schemaOf(reflect.TypeFor[Manifest](), "")
 	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	root["title"] = "Ripstop manifest"
-	for _, l := range limits {
-		s := root["properties"].(map[string]any)["limits"].(map[string]any)["properties"].(map[string]any)[l.key].(map[string]any)
+	spans := spans()
+	for _, key := range slices.Sorted(maps.Keys(spans)) {
+		s, l := root, spans[key]
+		for name := range strings.SplitSeq(key, ".") {
+			s = s["properties"].(map[string]any)[name].(map[string]any)
+		}
 		if s["type"] == "integer" {
 			s["maximum"] = l.hi
 			s["minimum"] = min(l.low, max(l.also, -1))
@@ -160,12 +175,20 @@ func schemaOf(t reflect.Type, key string) map[string]any {
 		short := map[string]any{"type": "string", "pattern": "^https?://[^/]+$"}
 		return map[string]any{"anyOf": []any{short, s}}
 	}
-	if strings.HasPrefix(key, "limits.") {
-		for _, l := range limits {
-			if "limits."+l.key == key {
-				s["description"] = s["description"].(string) + " From " + l.text(l.low) + " to " + l.text(l.hi) + "."
-			}
-		}
+	if l, ok := spans()[key]; ok {
+		s["description"] = s["description"].(string) + " From " + l.text(l.low) + " to " + l.text(l.hi) + "."
 	}
 	return s
+}
+
+// spans are the ranges of all bounded fields, by key.
+func spans() map[string]span {
+	all := map[string]span{}
+	for _, l := range limits {
+		all["limits."+l.key] = l.span
+	}
+	for _, l := range queueLimits {
+		all["queue."+l.key] = l.span
+	}
+	return all
 }

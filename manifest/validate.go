@@ -29,33 +29,67 @@ const (
 // DefaultWeight is a job's weight where the manifest has none. It leaves room for both less and more.
 const DefaultWeight = 100
 
-// limit describes a field of Limits: what 0 means (with a fill of 0, no bound), and the range of what may be written.
-type limit struct {
+// span is what 0 means for a bounded field (with a fill of 0, no bound, or what other fields say), and the range of what may be written.
+type span struct {
 	key           string
-	value         func(*Limits) int64
-	set           func(*Limits, int64)
 	text          func(int64) string
 	fill, low, hi int64
 	also          int64 // one more value that is allowed; 0 for none
 }
 
-func sizeLimit(key string, f func(*Limits) *Size, fill, low, hi Size) limit {
-	return limit{key, func(l *Limits) int64 { return int64(*f(l)) }, func(l *Limits, n int64) { *f(l) = Size(n) },
-		func(n int64) string { return Size(n).String() }, int64(fill), int64(low), int64(hi), 0}
+// holds reports whether n may be written.
+func (s span) holds(n int64) bool { return n >= s.low && n <= s.hi || s.also != 0 && n == s.also }
+
+// limit describes a bounded field of a section.
+type limit[T any] struct {
+	span
+	value func(*T) int64
+	set   func(*T, int64)
 }
 
-func timeLimit(key string, f func(*Limits) *Duration, fill, low, hi time.Duration) limit {
-	return limit{key, func(l *Limits) int64 { return int64(*f(l)) }, func(l *Limits, n int64) { *f(l) = Duration(n) },
-		func(n int64) string { return Duration(n).String() }, int64(fill), int64(low), int64(hi), 0}
+// fillIn sets a field that was left out.
+func (l limit[T]) fillIn(section *T) {
+	if l.value(section) == 0 {
+		l.set(section, l.fill)
+	}
 }
 
-func countLimit(key string, f func(*Limits) *int, fill, low, hi, also int64) limit {
-	return limit{key, func(l *Limits) int64 { return int64(*f(l)) }, func(l *Limits, n int64) { *f(l) = int(n) },
-		func(n int64) string { return fmt.Sprint(n) }, fill, low, hi, also}
+// bounded adds a problem for each field that is out of range.
+func bounded[T any](c *checker, section string, list []limit[T], of *T) {
+	for _, l := range list {
+		if n := l.value(of); n != 0 && !l.holds(n) {
+			c.outOfRange(section, l.span, n)
+		}
+	}
+}
+
+// written adds a problem for each field that says 0: to a reader, that is a number and not "what is usual".
+func written[T any](c *checker, d *decoder, section string, list []limit[T], of *T) {
+	for _, l := range list {
+		key := section + "." + l.key
+		if _, there := d.values[key]; there && l.value(of) == 0 && !d.failed[key] {
+			c.outOfRange(section, l.span, 0)
+		}
+	}
+}
+
+func sizeLimit[T any](key string, f func(*T) *Size, fill, low, hi Size) limit[T] {
+	return limit[T]{span{key, func(n int64) string { return Size(n).String() }, int64(fill), int64(low), int64(hi), 0},
+		func(l *T) int64 { return int64(*f(l)) }, func(l *T, n int64) { *f(l) = Size(n) }}
+}
+
+func timeLimit[T any](key string, f func(*T) *Duration, fill, low, hi time.Duration) limit[T] {
+	return limit[T]{span{key, func(n int64) string { return Duration(n).String() }, int64(fill), int64(low), int64(hi), 0},
+		func(l *T) int64 { return int64(*f(l)) }, func(l *T, n int64) { *f(l) = Duration(n) }}
+}
+
+func countLimit[T any](key string, f func(*T) *int, fill, low, hi, also int64) limit[T] {
+	return limit[T]{span{key, func(n int64) string { return fmt.Sprint(n) }, fill, low, hi, also},
+		func(l *T) int64 { return int64(*f(l)) }, func(l *T, n int64) { *f(l) = int(n) }}
 }
 
 // limits holds every default and range. docs/manifest.md lists them, which a test compares.
-var limits = []limit{
+var limits = []limit[Limits]{
 	sizeLimit("memory", func(l *Limits) *Size { return &l.Memory }, 256*MiB, 64*KiB, 4*GiB),
 	timeLimit("time", func(l *Limits) *Duration { return &l.Time }, 10*time.Second, time.Millisecond, time.Hour),
 	timeLimit("start", func(l *Limits) *Duration { return &l.Start }, 10*time.Second, time.Millisecond, 5*time.Minute),
@@ -93,10 +127,9 @@ func (m *Manifest) Fill(name string) {
 		m.Routes = []Route{{Path: "/" + m.Name + "/"}}
 	}
 	for _, l := range limits {
-		if l.value(&m.Limits) == 0 {
-			l.set(&m.Limits, l.fill)
-		}
+		l.fillIn(&m.Limits)
 	}
+	m.Queue.fill(m.Limits)
 	for i := range m.Capabilities.Files {
 		if m.Capabilities.Files[i].Access == "" {
 			m.Capabilities.Files[i].Access = "ro"
@@ -171,12 +204,8 @@ func (c *checker) manifest(m *Manifest, table *hostcall.Table) {
 	}
 	c.arguments(m)
 	c.routes(m.Routes)
-	for _, l := range limits {
-		n := l.value(&m.Limits)
-		if n != 0 && (n < l.low || n > l.hi) && (l.also == 0 || n != l.also) {
-			c.outOfRange(l, n)
-		}
-	}
+	bounded(c, "limits", limits, &m.Limits)
+	bounded(c, "queue", queueLimits, &m.Queue)
 	c.config(m.Config)
 	if _, err := policy.Grant(m.Capabilities); err != nil {
 		c.policyErrors(err)
@@ -188,12 +217,12 @@ func (c *checker) manifest(m *Manifest, table *hostcall.Table) {
 	}
 }
 
-func (c *checker) outOfRange(l limit, n int64) {
+func (c *checker) outOfRange(section string, l span, n int64) {
 	also := ""
 	if l.also != 0 {
 		also = ", or " + l.text(l.also)
 	}
-	c.add("limits."+l.key, "%s is out of range: %s to %s%s is allowed", l.text(n), l.text(l.low), l.text(l.hi), also)
+	c.add(section+"."+l.key, "%s is out of range: %s to %s%s is allowed", l.text(n), l.text(l.low), l.text(l.hi), also)
 }
 
 func (c *checker) arguments(m *Manifest) {
