@@ -99,9 +99,10 @@ type Agent struct {
 
 	mu       sync.RWMutex
 	jobs     map[string]*job
-	prepared map[string]*task            // by order id
-	counts   map[string]*hostcall.Counts // of jobs' host calls; all versions of a job share them
-	shares   map[string]*processor.Share // of jobs; all versions of a job share them
+	prepared map[string]*task                   // by order id
+	queued   map[string]context.CancelCauseFunc // of queued invocations under way, by order id
+	counts   map[string]*hostcall.Counts        // of jobs' host calls; all versions of a job share them
+	shares   map[string]*processor.Share        // of jobs; all versions of a job share them
 	modules  map[moduleKey]*loadedModule
 	draining bool
 }
@@ -170,7 +171,7 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 		opts: opts, engines: engines, reports: newReports(opts.Clock),
 		compiles: make(chan struct{}, opts.Compiles), makers: make(chan struct{}, goruntime.GOMAXPROCS(0)),
 		synced: make(chan struct{}), drain: make(chan struct{}), ahead: budget{mostCount: int64(opts.Ahead), mostBytes: opts.AheadBytes}, files: wasi.NewGate(fileCalls), processor: opts.Processor,
-		jobs: map[string]*job{}, prepared: map[string]*task{}, counts: map[string]*hostcall.Counts{}, shares: map[string]*processor.Share{}, modules: map[moduleKey]*loadedModule{},
+		jobs: map[string]*job{}, prepared: map[string]*task{}, queued: map[string]context.CancelCauseFunc{}, counts: map[string]*hostcall.Counts{}, shares: map[string]*processor.Share{}, modules: map[moduleKey]*loadedModule{},
 	}
 	a.life, a.end = context.WithCancel(context.WithoutCancel(ctx))
 	opts.Recorder.HostCalls(a.hostCalls)
@@ -345,6 +346,12 @@ func (a *Agent) order(ctx context.Context, o wire.Order, effects chan<- effect) 
 		return
 	case wire.OrderFollow, wire.OrderIgnore:
 		a.setFollow(o.Job, o.Kind == wire.OrderFollow)
+		return
+	case wire.OrderInvoke:
+		a.invoke(o.ID, o.Job)
+		return
+	case wire.OrderCancel:
+		a.cancel(o.ID)
 		return
 	case wire.OrderDrain:
 		select {

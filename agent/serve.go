@@ -119,6 +119,11 @@ var errDeadline = fmt.Errorf("the invocation's deadline passed: %w", context.Dea
 // Serve has a task of the job answer r on w. sent says that a status went out. An error is a *wire.Problem to answer
 // with, a context's cause if the client left, or a defect of ours.
 func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request) (sent bool, err error) {
+	return a.serve(name, info, w, r, false)
+}
+
+// serve is Serve. A queued request waits for its slot in the same line, but for as long as it takes: its time begins then.
+func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request, queued bool) (sent bool, err error) {
 	began := a.opts.Clock.Now()
 	t, j, err := a.enter(r.Context(), name)
 	if err != nil {
@@ -130,6 +135,16 @@ func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	if max := int64(t.limits.Request); r.ContentLength > max {
 		a.opts.Recorder.Invocation(r.Context(), name, "rejected", false, 0)
 		return false, tooLarge(max)
+	}
+	if !queued { // whoever sends these is no queue
+		delete(r.Header, wire.HeaderAttempt)
+		delete(r.Header, wire.HeaderInvocation)
+	} else {
+		if err := t.slots.take(r.Context(), true); err != nil {
+			return false, err
+		}
+		defer t.slots.give()
+		began = a.opts.Clock.Now()
 	}
 
 	limit := time.Duration(t.limits.Time)
@@ -157,7 +172,10 @@ func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 		_ = conn.SetWriteDeadline(info.Deadline.Add(lingering))
 	}
 
-	if err := t.slots.take(ctx); err != nil {
+	if !queued {
+		err = t.slots.take(ctx, false)
+	}
+	if err != nil {
 		a.opts.Recorder.Invocation(ctx, name, "rejected", false, 0)
 		if errors.Is(err, errQueueFull) {
 			return false, &wire.Problem{Code: "queue-full", Status: http.StatusTooManyRequests, Title: "Too many requests",
@@ -165,7 +183,9 @@ func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 		}
 		return false, failureOf(r.Context(), err)
 	}
-	defer t.slots.give()
+	if !queued {
+		defer t.slots.give()
+	}
 	a.opts.Recorder.Inflight(name, 1)
 	defer a.opts.Recorder.Inflight(name, -1)
 	if j.running.begin() {

@@ -15,27 +15,37 @@ type slots struct {
 	mu    sync.Mutex
 	free  int
 	room  int        // for waiters
-	queue *list.List // of chan struct{}
+	extra int        // waiters beyond room: the queued ones
+	queue *list.List // of *waiter
+}
+
+type waiter struct {
+	turn   chan struct{}
+	queued bool
 }
 
 func newSlots(n, queue int) *slots {
 	return &slots{free: n, room: max(queue, 0), queue: list.New()}
 }
 
-// take waits for a slot. It fails with errQueueFull, or with ctx's cause.
-func (s *slots) take(ctx context.Context) error {
+// take waits for a slot. It fails with errQueueFull, or with ctx's cause. A queued one may always wait, as who hands it over knows how
+// many slots there are, and takes no room of others.
+func (s *slots) take(ctx context.Context, queued bool) error {
 	s.mu.Lock()
 	if s.free > 0 {
 		s.free--
 		s.mu.Unlock()
 		return nil
 	}
-	if s.queue.Len() >= s.room {
+	if !queued && s.queue.Len()-s.extra >= s.room {
 		s.mu.Unlock()
 		return errQueueFull
 	}
 	turn := make(chan struct{})
-	e := s.queue.PushBack(turn)
+	e := s.queue.PushBack(&waiter{turn, queued})
+	if queued {
+		s.extra++
+	}
 	s.mu.Unlock()
 	select {
 	case <-turn:
@@ -47,7 +57,7 @@ func (s *slots) take(ctx context.Context) error {
 	case <-turn: // it came at the same time, and goes to the next
 		s.giveLocked()
 	default:
-		s.queue.Remove(e)
+		s.removeLocked(e)
 	}
 	s.mu.Unlock()
 	return context.Cause(ctx)
@@ -62,9 +72,16 @@ func (s *slots) give() {
 
 func (s *slots) giveLocked() {
 	if e := s.queue.Front(); e != nil {
-		s.queue.Remove(e)
-		close(e.Value.(chan struct{}))
+		close(s.removeLocked(e).turn)
 		return
 	}
 	s.free++
+}
+
+func (s *slots) removeLocked(e *list.Element) *waiter {
+	w := s.queue.Remove(e).(*waiter)
+	if w.queued {
+		s.extra--
+	}
+	return w
 }

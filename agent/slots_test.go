@@ -11,14 +11,14 @@ import (
 func TestSlotsServeInOrderAndRefuseWhenTheQueueIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSlots(1, 2)
-		if err := s.take(t.Context()); err != nil {
+		if err := s.take(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 		var order []int
 		var wg sync.WaitGroup
 		for i := range 2 {
 			wg.Go(func() {
-				if err := s.take(t.Context()); err != nil {
+				if err := s.take(t.Context(), false); err != nil {
 					t.Error(err)
 				}
 				order = append(order, i)
@@ -26,7 +26,7 @@ func TestSlotsServeInOrderAndRefuseWhenTheQueueIsFull(t *testing.T) {
 			})
 			synctest.Wait()
 		}
-		if err := s.take(t.Context()); !errors.Is(err, errQueueFull) {
+		if err := s.take(t.Context(), false); !errors.Is(err, errQueueFull) {
 			t.Errorf("a third waiter: %v", err)
 		}
 		s.give()
@@ -43,12 +43,12 @@ func TestSlotsServeInOrderAndRefuseWhenTheQueueIsFull(t *testing.T) {
 func TestAWaiterThatLeavesGivesItsPlaceBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSlots(1, 1)
-		if err := s.take(t.Context()); err != nil {
+		if err := s.take(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		left := make(chan error, 1)
-		go func() { left <- s.take(ctx) }()
+		go func() { left <- s.take(ctx, false) }()
 		synctest.Wait()
 		cancel()
 		if err := <-left; !errors.Is(err, context.Canceled) {
@@ -72,7 +72,7 @@ func TestNoSlotIsLostWhenTurnsAndLeavingMeet(t *testing.T) {
 			for range 200 {
 				ctx, cancel := context.WithCancel(t.Context())
 				go cancel()
-				if s.take(ctx) == nil {
+				if s.take(ctx, false) == nil {
 					s.give()
 				}
 				cancel()
@@ -83,4 +83,38 @@ func TestNoSlotIsLostWhenTurnsAndLeavingMeet(t *testing.T) {
 	if s.free != 3 || s.queue.Len() != 0 {
 		t.Errorf("%d free, %d waiting", s.free, s.queue.Len())
 	}
+}
+
+func TestAQueuedOneWaitsInTheSameLineAndTakesNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSlots(1, 1)
+		if err := s.take(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan string, 3)
+		line := func(name string, queued bool) {
+			go func() {
+				if err := s.take(t.Context(), queued); err != nil {
+					name += " " + err.Error()
+				}
+				got <- name
+			}()
+			synctest.Wait()
+		}
+		line("queued", true)
+		line("request", false) // there is room for one, which the queued one has not taken
+		if err := s.take(t.Context(), false); !errors.Is(err, errQueueFull) {
+			t.Errorf("a second request waits: %v", err)
+		}
+		line("another", true)
+		for _, want := range []string{"queued", "request", "another"} {
+			s.give()
+			if name := <-got; name != want {
+				t.Errorf("the turn is of %q, want %q", name, want)
+			}
+		}
+		if s.extra != 0 {
+			t.Errorf("%d wait that take no room", s.extra)
+		}
+	})
 }

@@ -30,6 +30,14 @@ var operationVerbs = map[string]control.Verb{
 	"readLogs":          control.VerbRead,
 	"followTrace":       control.VerbRead,
 	"getMetrics":        control.VerbRead,
+	"enqueueInvocation": control.VerbInvoke,
+	"getInvocation":     control.VerbInvoke,
+	"getResult":         control.VerbInvoke,
+	"getQueue":          control.VerbRead,
+	"listDeadLetters":   control.VerbRead,
+	"getDeadLetter":     control.VerbInvoke,
+	"discardDeadLetter": control.VerbInvoke,
+	"requeueDeadLetter": control.VerbInvoke,
 	"deployJob":         control.VerbDeploy,
 	"deployModule":      control.VerbDeploy,
 	"deployManifest":    control.VerbDeploy,
@@ -59,8 +67,9 @@ var openRoutes = map[string]bool{"/healthz": true, "/readyz": true, "/v1/openapi
 // queryParameters are those of the operations that have any. Of all others a query is refused: a misspelled parameter would be left
 // out without a word. Probes and scrapers add what they like to theirs.
 var (
-	queryParameters = map[string][]string{"readLogs": {"follow", "tail"}, "readAudit": {"job", "limit", "since"}}
-	anyQuery        = map[string]bool{"getHealth": true, "getReadiness": true, "getMetrics": true}
+	queryParameters = map[string][]string{"readLogs": {"follow", "tail"}, "readAudit": {"job", "limit", "since"}, "listDeadLetters": {"after", "limit"},
+		"enqueueInvocation": {"attempts", "callback", "deadline", "delay", "method", "order", "path", "priority", "ttl"}}
+	anyQuery = map[string]bool{"getHealth": true, "getReadiness": true, "getMetrics": true}
 )
 
 // checkQuery refuses query parameters that are not among known.

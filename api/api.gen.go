@@ -47,6 +47,27 @@ type ServerInterface interface {
 	// DeployJob Deploy a manifest and a module in one step
 	// (PUT /v1/jobs/{name})
 	DeployJob(ctx echo.Context, name JobName) error
+	// ListDeadLetters The job's invocations that were given up, by ID
+	// (GET /v1/jobs/{name}/dead-letters)
+	ListDeadLetters(ctx echo.Context, name JobName, params ListDeadLettersParams) error
+	// DiscardDeadLetter Stop keeping a dead letter
+	// (DELETE /v1/jobs/{name}/dead-letters/{invocation})
+	DiscardDeadLetter(ctx echo.Context, name JobName, invocation InvocationID) error
+	// GetDeadLetter A dead letter and its request
+	// (GET /v1/jobs/{name}/dead-letters/{invocation})
+	GetDeadLetter(ctx echo.Context, name JobName, invocation InvocationID) error
+	// RequeueDeadLetter Let a dead letter wait again, with no attempts behind it
+	// (POST /v1/jobs/{name}/dead-letters/{invocation}/requeue)
+	RequeueDeadLetter(ctx echo.Context, name JobName, invocation InvocationID) error
+	// EnqueueInvocation Queue a request for the job; the body is the request's, byte for byte
+	// (POST /v1/jobs/{name}/invocations)
+	EnqueueInvocation(ctx echo.Context, name JobName, params EnqueueInvocationParams) error
+	// GetInvocation Where an invocation is
+	// (GET /v1/jobs/{name}/invocations/{invocation})
+	GetInvocation(ctx echo.Context, name JobName, invocation InvocationID) error
+	// GetResult What the guest answered
+	// (GET /v1/jobs/{name}/invocations/{invocation}/result)
+	GetResult(ctx echo.Context, name JobName, invocation InvocationID) error
 	// ReadLogs Recent log lines, and those to come
 	// (GET /v1/jobs/{name}/logs)
 	ReadLogs(ctx echo.Context, name JobName, params ReadLogsParams) error
@@ -62,6 +83,9 @@ type ServerInterface interface {
 	// DeployModule Deploy a module under the job's current manifest
 	// (PUT /v1/jobs/{name}/module)
 	DeployModule(ctx echo.Context, name JobName) error
+	// GetQueue How many invocations of the job there are, by state
+	// (GET /v1/jobs/{name}/queue)
+	GetQueue(ctx echo.Context, name JobName) error
 	// RollbackJob Make an earlier version current
 	// (POST /v1/jobs/{name}/rollback)
 	RollbackJob(ctx echo.Context, name JobName) error
@@ -248,6 +272,256 @@ func (w *ServerInterfaceWrapper) DeployJob(ctx echo.Context) error {
 	return err
 }
 
+// ListDeadLetters converts echo context to params.
+func (w *ServerInterfaceWrapper) ListDeadLetters(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name JobName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDeadLettersParams
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", ctx.QueryParams(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter after: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListDeadLetters(ctx, name, params)
+	return err
+}
+
+// DiscardDeadLetter converts echo context to params.
+func (w *ServerInterfaceWrapper) DiscardDeadLetter(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name JobName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Path parameter "invocation" -------------
+	var invocation InvocationID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "invocation", ctx.Param("invocation"), &invocation, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter invocation: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.DiscardDeadLetter(ctx, name, invocation)
+	return err
+}
+
+// GetDeadLetter converts echo context to params.
+func (w *ServerInterfaceWrapper) GetDeadLetter(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name JobName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Path parameter "invocation" -------------
+	var invocation InvocationID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "invocation", ctx.Param("invocation"), &invocation, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter invocation: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetDeadLetter(ctx, name, invocation)
+	return err
+}
+
+// RequeueDeadLetter converts echo context to params.
+func (w *ServerInterfaceWrapper) RequeueDeadLetter(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name JobName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Path parameter "invocation" -------------
+	var invocation InvocationID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "invocation", ctx.Param("invocation"), &invocation, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter invocation: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RequeueDeadLetter(ctx, name, invocation)
+	return err
+}
+
+// EnqueueInvocation converts echo context to params.
+func (w *ServerInterfaceWrapper) EnqueueInvocation(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name JobName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params EnqueueInvocationParams
+	// ------------- Optional query parameter "method" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "method", ctx.QueryParams(), &params.Method, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter method: %s", err))
+	}
+
+	// ------------- Optional query parameter "path" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "path", ctx.QueryParams(), &params.Path, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter path: %s", err))
+	}
+
+	// ------------- Optional query parameter "priority" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "priority", ctx.QueryParams(), &params.Priority, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter priority: %s", err))
+	}
+
+	// ------------- Optional query parameter "delay" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "delay", ctx.QueryParams(), &params.Delay, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter delay: %s", err))
+	}
+
+	// ------------- Optional query parameter "order" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "order", ctx.QueryParams(), &params.Order, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter order: %s", err))
+	}
+
+	// ------------- Optional query parameter "deadline" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "deadline", ctx.QueryParams(), &params.Deadline, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter deadline: %s", err))
+	}
+
+	// ------------- Optional query parameter "attempts" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "attempts", ctx.QueryParams(), &params.Attempts, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter attempts: %s", err))
+	}
+
+	// ------------- Optional query parameter "ttl" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "ttl", ctx.QueryParams(), &params.Ttl, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter ttl: %s", err))
+	}
+
+	// ------------- Optional query parameter "callback" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "callback", ctx.QueryParams(), &params.Callback, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter callback: %s", err))
+	}
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey string
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.EnqueueInvocation(ctx, name, params)
+	return err
+}
+
+// GetInvocation converts echo context to params.
+func (w *ServerInterfaceWrapper) GetInvocation(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name JobName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Path parameter "invocation" -------------
+	var invocation InvocationID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "invocation", ctx.Param("invocation"), &invocation, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter invocation: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetInvocation(ctx, name, invocation)
+	return err
+}
+
+// GetResult converts echo context to params.
+func (w *ServerInterfaceWrapper) GetResult(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name JobName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Path parameter "invocation" -------------
+	var invocation InvocationID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "invocation", ctx.Param("invocation"), &invocation, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter invocation: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetResult(ctx, name, invocation)
+	return err
+}
+
 // ReadLogs converts echo context to params.
 func (w *ServerInterfaceWrapper) ReadLogs(ctx echo.Context) error {
 	var err error
@@ -341,6 +615,22 @@ func (w *ServerInterfaceWrapper) DeployModule(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.DeployModule(ctx, name)
+	return err
+}
+
+// GetQueue converts echo context to params.
+func (w *ServerInterfaceWrapper) GetQueue(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name JobName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetQueue(ctx, name)
 	return err
 }
 
@@ -576,6 +866,14 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/jobs/:name/rollback", wrapper.RollbackJob, options.OperationMiddlewares["rollbackJob"]...)
 	router.GET(options.BaseURL+"/v1/jobs/:name/logs", wrapper.ReadLogs, options.OperationMiddlewares["readLogs"]...)
 	router.GET(options.BaseURL+"/v1/jobs/:name/trace", wrapper.FollowTrace, options.OperationMiddlewares["followTrace"]...)
+	router.POST(options.BaseURL+"/v1/jobs/:name/invocations", wrapper.EnqueueInvocation, options.OperationMiddlewares["enqueueInvocation"]...)
+	router.GET(options.BaseURL+"/v1/jobs/:name/invocations/:invocation", wrapper.GetInvocation, options.OperationMiddlewares["getInvocation"]...)
+	router.GET(options.BaseURL+"/v1/jobs/:name/invocations/:invocation/result", wrapper.GetResult, options.OperationMiddlewares["getResult"]...)
+	router.GET(options.BaseURL+"/v1/jobs/:name/queue", wrapper.GetQueue, options.OperationMiddlewares["getQueue"]...)
+	router.GET(options.BaseURL+"/v1/jobs/:name/dead-letters", wrapper.ListDeadLetters, options.OperationMiddlewares["listDeadLetters"]...)
+	router.DELETE(options.BaseURL+"/v1/jobs/:name/dead-letters/:invocation", wrapper.DiscardDeadLetter, options.OperationMiddlewares["discardDeadLetter"]...)
+	router.GET(options.BaseURL+"/v1/jobs/:name/dead-letters/:invocation", wrapper.GetDeadLetter, options.OperationMiddlewares["getDeadLetter"]...)
+	router.POST(options.BaseURL+"/v1/jobs/:name/dead-letters/:invocation/requeue", wrapper.RequeueDeadLetter, options.OperationMiddlewares["requeueDeadLetter"]...)
 	router.GET(options.BaseURL+"/v1/jobs/:name/secrets", wrapper.ListSecrets, options.OperationMiddlewares["listSecrets"]...)
 	router.DELETE(options.BaseURL+"/v1/jobs/:name/secrets/:secret", wrapper.RemoveSecret, options.OperationMiddlewares["removeSecret"]...)
 	router.PUT(options.BaseURL+"/v1/jobs/:name/secrets/:secret", wrapper.SetSecret, options.OperationMiddlewares["setSecret"]...)

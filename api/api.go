@@ -20,8 +20,10 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/ripstop-vm/ripstop/broker"
 	"github.com/ripstop-vm/ripstop/control"
 	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/ripstop-vm/ripstop/internal/envelope"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
@@ -52,6 +54,15 @@ type Control interface {
 	SetSecret(ctx context.Context, by, job, name string, value []byte) error
 	Secrets(ctx context.Context, job string) ([]string, error)
 	RemoveSecret(ctx context.Context, by, job, name string) error
+
+	Enqueue(ctx context.Context, job string, v control.NewInvocation) (broker.Receipt, error)
+	Invocation(ctx context.Context, job, id string) (broker.Status, error)
+	InvocationResult(ctx context.Context, job, id string) (envelope.Response, error)
+	Queued(ctx context.Context, job string) (broker.Counts, error)
+	DeadLetters(ctx context.Context, job, after string, limit int) ([]broker.Status, error)
+	DeadLetter(ctx context.Context, job, id string) (broker.Status, envelope.Request, error)
+	Requeue(ctx context.Context, by, job, id string) error
+	Discard(ctx context.Context, by, job, id string) error
 
 	Audit(ctx context.Context, e control.AuditEntry) error
 	AuditLog(ctx context.Context, f control.AuditFilter) ([]control.AuditEntry, error)

@@ -97,7 +97,7 @@ func (w *world) open(change ...func(*Options)) {
 	for _, f := range change {
 		f(&opts)
 	}
-	if w.Store, err = New(b.Records(), b.Blobs(), b.Buckets(), w.runner, opts); err != nil {
+	if w.Store, err = New(b.Records(), b.Blobs(), b.Buckets(), b.Queue(), w.runner, opts); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -239,12 +239,12 @@ func numbers(vs []Version) string {
 	return text
 }
 
-func assignment(v Version) (wire.Assignment, error) {
+func assignment(j Job, v Version) (wire.Assignment, error) {
 	m, err := v.Manifest.JSON()
 	if err != nil {
 		return wire.Assignment{}, err
 	}
-	return wire.Assignment{Schema: wire.Schema, Job: v.Job, Entitlement: entitlement, Version: v.Number, Module: v.Module, Manifest: json.RawMessage(m)}, nil
+	return wire.Assignment{Schema: wire.Schema, Job: v.Job, ID: j.ID, Entitlement: entitlement, Version: v.Number, Module: v.Module, Manifest: json.RawMessage(m)}, nil
 }
 
 // release gets a version ready, makes it current in one commit, and waits until it is served. The job's lock is held.
@@ -254,7 +254,7 @@ func (s *Store) release(ctx context.Context, by, kind string, now state, next Ve
 	if err != nil {
 		return Job{}, Version{}, err
 	}
-	a, err := assignment(next)
+	a, err := assignment(job, next)
 	if err != nil {
 		return Job{}, Version{}, err
 	}
@@ -382,8 +382,8 @@ func (s *Store) planRoutes(ctx context.Context, c *broker.Commit, now state, nex
 	return nil
 }
 
-// Remove deletes a job with its versions, routes and secrets. Its buckets are swept later; a new job of the same name
-// does not see them. ErrUnconfirmed means that the job is gone, but may be served until a worker hears of it.
+// Remove deletes a job with its versions, routes, secrets and all that is queued for it, results included. Its buckets are swept
+// later; a new job of the same name does not see them. ErrUnconfirmed means that the job is gone, but may be served until a worker hears of it.
 func (s *Store) Remove(ctx context.Context, by, job string) error {
 	if err := checkName(job); err != nil {
 		return err
@@ -410,11 +410,13 @@ func (s *Store) Remove(ctx context.Context, by, job string) error {
 		return err
 	}
 	entry := s.entry(AuditEntry{Kind: AuditRemove, By: by, Job: job, Version: now.job.Current})
-	w, err := put(auditPrefix+entry.ID, entry)
-	if err != nil {
-		return err
+	for key, doc := range map[string]any{auditPrefix + entry.ID: entry, purgesPrefix + now.job.ID: purge{schema, s.opts.Clock.Now().UTC()}} {
+		w, err := put(key, doc)
+		if err != nil {
+			return err
+		}
+		c.Writes = append(c.Writes, w)
 	}
-	c.Writes = append(c.Writes, w)
 	at, err := s.records.Commit(ctx, c)
 	switch {
 	case errors.Is(err, broker.ErrConflict):
@@ -423,6 +425,9 @@ func (s *Store) Remove(ctx context.Context, by, job string) error {
 		return storage(fmt.Errorf("remove job %s: %w", job, err))
 	}
 	s.audited(ctx, 1)
+	if err := s.queue.Purge(ctx, JobQueue(now.job)); err != nil {
+		s.opts.Log.Error("the queue of a removed job is left for the next sweep", "job", job, "err", err)
+	}
 	if err := s.runner.Applied(ctx, at.Number); err != nil {
 		return fmt.Errorf("job %s is removed, but %w: %w", job, ErrUnconfirmed, err)
 	}

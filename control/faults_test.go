@@ -67,7 +67,7 @@ func TestALostAnswerLeavesAWholeChange(t *testing.T) {
 func TestAJobThatAnotherProcessChangedIsAConflict(t *testing.T) {
 	w := newWorld(t)
 	w.deploy("a", "1", nil)
-	other, err := New(w.records, w.blobs, w.buckets, &stand{}, w.opts)
+	other, err := New(w.records, w.blobs, w.buckets, w.queue, &stand{}, w.opts)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -112,7 +112,7 @@ func (s *Store) Assignments(ctx context.Context) ([]wire.Assignment, uint64, err
 	}
 	list := make([]wire.Assignment, 0, len(jobs))
 	for _, j := range jobs {
-		a, err := assignment(j.Version)
+		a, err := assignment(j.Job, j.Version)
 		if err != nil {
 			return nil, 0, err
 		}

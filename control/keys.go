@@ -11,9 +11,10 @@ import (
 
 // Prefixes of the records.
 var (
-	jobsPrefix     = keys.Jobs(entitlement)     // + job
-	versionsPrefix = keys.Versions(entitlement) // + job/number
-	secretsPrefix  = keys.Secrets(entitlement)  // + job/name
+	jobsPrefix     = keys.Jobs(entitlement)        // + job
+	versionsPrefix = keys.Versions(entitlement)    // + job/number
+	secretsPrefix  = keys.Secrets(entitlement)     // + job/name
+	purgesPrefix   = "purges/" + entitlement + "/" // + ID of a job whose queue is to be forgotten
 )
 
 const (

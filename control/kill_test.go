@@ -55,7 +55,7 @@ func openKilled(dir string, c clock.Clock) (*Store, *embedded.Store, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := New(b.Records(), b.Blobs(), b.Buckets(), &stand{}, Options{DataDir: dir, KeepVersions: killKeep, KeepAudit: 1 << 30, Clock: c})
+	s, err := New(b.Records(), b.Blobs(), b.Buckets(), b.Queue(), &stand{}, Options{DataDir: dir, KeepVersions: killKeep, KeepAudit: 1 << 30, Clock: c})
 	return s, b, err
 }
 

@@ -137,7 +137,7 @@ func TestSecretsOutliveARestartAndNeedTheirKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = New(b.Records(), b.Blobs(), b.Buckets(), w.runner, Options{DataDir: w.dir})
+		_, err = New(b.Records(), b.Blobs(), b.Buckets(), b.Queue(), w.runner, Options{DataDir: w.dir})
 		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "restore") || !strings.Contains(err.Error(), name) {
 			t.Errorf("with a key that is %s, New answers %v", name, err)
 		}

@@ -35,6 +35,7 @@ type Store struct {
 	records broker.Records
 	blobs   broker.Blobs
 	buckets broker.Buckets
+	queue   broker.Queue
 	runner  Runner
 	opts    Options
 	vault   *vault.Vault
@@ -105,6 +106,8 @@ const (
 	AuditTokenRevoke  = "token.revoke"
 	AuditAdopt        = "broker.adopt"
 	AuditBackup       = "backup"
+	AuditRequeue      = "queue.requeue"
+	AuditDiscard      = "queue.discard"
 	AuditDenied       = "denied"      // a host call that policy refused; sampled
 	AuditObserved     = "observed"    // a host call that a rule would have refused, did it not only observe; sampled
 	AuditWorkerDied   = "worker.died" // Job was running in it
@@ -139,7 +142,7 @@ const schema = 1
 const entitlement = "default"
 
 // New makes a Store. It reads or makes DataDir/secret.key, and fails if the key is gone while secrets are there.
-func New(records broker.Records, blobs broker.Blobs, buckets broker.Buckets, runner Runner, opts Options) (*Store, error) {
+func New(records broker.Records, blobs broker.Blobs, buckets broker.Buckets, queue broker.Queue, runner Runner, opts Options) (*Store, error) {
 	if opts.DataDir == "" {
 		return nil, errors.New("open control: no data folder")
 	}
@@ -153,7 +156,7 @@ func New(records broker.Records, blobs broker.Blobs, buckets broker.Buckets, run
 	setDefault(&opts.Quota, broker.DefaultQuota)
 	setDefault(&opts.Clock, clock.System)
 	setDefault(&opts.Log, slog.Default())
-	s := &Store{records: records, blobs: blobs, buckets: buckets, runner: runner, opts: opts, sampled: map[string]*limiter{AuditDenied: newLimiter(), AuditObserved: newLimiter()}}
+	s := &Store{records: records, blobs: blobs, buckets: buckets, queue: queue, runner: runner, opts: opts, sampled: map[string]*limiter{AuditDenied: newLimiter(), AuditObserved: newLimiter()}}
 	ctx := context.Background() // local reads; nothing to cancel them for
 	stored, _, err := records.List(ctx, broker.Range{Prefix: secretsPrefix, Limit: 1})
 	if err != nil {

@@ -32,8 +32,8 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// Sweep deletes blobs that no version refers to and that are older than the grace period, and the buckets of removed
-// jobs. It answers how many blobs went.
+// Sweep deletes blobs that no version refers to and that are older than the grace period, and the buckets and queues of
+// removed jobs. It answers how many blobs went.
 func (s *Store) Sweep(ctx context.Context) (int, error) {
 	records, _, err := s.records.List(ctx, broker.Range{Prefix: versionsPrefix})
 	if err != nil {
@@ -51,6 +51,9 @@ func (s *Store) Sweep(ctx context.Context) (int, error) {
 	// the list names, too.
 	swept, err := s.blobs.Sweep(ctx, s.opts.Grace, func(d broker.Digest) bool { return modules[d] })
 	if err != nil {
+		return len(swept), fmt.Errorf("sweep: %w", err)
+	}
+	if err := s.sweepQueues(ctx); err != nil {
 		return len(swept), fmt.Errorf("sweep: %w", err)
 	}
 	return len(swept), s.sweepBuckets(ctx)

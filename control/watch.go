@@ -129,7 +129,7 @@ func (s *Store) assignmentChange(ctx context.Context, revision uint64, change br
 	if err != nil {
 		return c, err
 	}
-	a, err := assignment(v)
+	a, err := assignment(job, v)
 	if err != nil {
 		return c, err
 	}

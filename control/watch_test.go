@@ -68,7 +68,7 @@ func (r *awayRecords) Watch(ctx context.Context, prefix string, from broker.Revi
 func awayWorld(t *testing.T) (*world, *awayRecords) {
 	w := newWorld(t)
 	r := &awayRecords{Records: w.broker.Records(), asked: make(chan struct{}, 1)}
-	s, err := New(r, w.broker.Blobs(), w.broker.Buckets(), w.runner, w.opts)
+	s, err := New(r, w.broker.Blobs(), w.broker.Buckets(), w.broker.Queue(), w.runner, w.opts)
 	if err != nil {
 		t.Fatal(err)
 	}

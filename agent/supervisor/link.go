@@ -40,6 +40,8 @@ func (w *worker) handler() http.Handler {
 	mux.HandleFunc("GET "+wire.PathKV+"{bucket}", w.forGuest(inBucket(w.kvRead)))
 	mux.HandleFunc("PUT "+wire.PathKV+"{bucket}", w.forGuest(inBucket(w.kvPut)))
 	mux.HandleFunc("DELETE "+wire.PathKV+"{bucket}", w.forGuest(inBucket(w.kvDelete)))
+	mux.HandleFunc("GET "+wire.PathWork+"{id}", w.serveWork)
+	mux.HandleFunc("POST "+wire.PathWork+"{id}", w.takeWork)
 	mux.HandleFunc("POST "+wire.PathMetrics, w.pass(w.super.opts.Metrics))
 	mux.HandleFunc("POST "+PathTraces, w.pass(w.super.opts.Spans))
 	return mux

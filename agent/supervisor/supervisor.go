@@ -54,6 +54,8 @@ type Options struct {
 	// Code is where compiled code is kept, by engine. For one that is not in it nothing can be deployed or started.
 	Code          map[runtime.Engine]*codecache.Cache
 	ProgramDigest string        // of this program's file (SHA-256): compilers and workers have to be of it
+	Queue         broker.Queue  // of invocations that workers run; nil: none
+	Name          string        // who leases them, for people; empty means the host's name
 	CompileTime   time.Duration // of the processor, that a module may take to compile, in whole seconds; 0 means one minute
 	Clock         clock.Clock   // nil means the system clock
 	Log           *slog.Logger  // nil means slog.Default()
@@ -61,10 +63,11 @@ type Options struct {
 
 // Supervisor keeps one worker running. Its methods are safe for concurrent use.
 type Supervisor struct {
-	opts      Options
-	hub       *Hub
-	compilers chan struct{}
-	stop      chan struct{} // closed by Drain
+	opts       Options
+	hub        *Hub
+	dispatcher *dispatcher // nil: nothing is queued
+	compilers  chan struct{}
+	stop       chan struct{} // closed by Drain
 
 	mu           sync.Mutex
 	store        Store
@@ -129,12 +132,22 @@ func New(opts Options) (*Supervisor, error) {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
+	if opts.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return nil, fmt.Errorf("find this host's name: %w", err)
+		}
+		opts.Name = host[:min(len(host), broker.MaxLeaseName)]
+	}
 	if opts.CompileTime <= 0 {
 		opts.CompileTime = compileTime
 	}
 	s := &Supervisor{opts: opts, compilers: make(chan struct{}, max(min(goruntime.NumCPU()-1, compilers), 1)), compilations: map[target]*compilation{}, stop: make(chan struct{}), changed: make(chan struct{}),
 		prepared: map[string]*preparation{}, grants: map[string]*jobGrants{}, statuses: map[string]status{}}
 	s.hub = NewHub(s.follow)
+	if opts.Queue != nil {
+		s.dispatcher = newDispatcher(s, opts.Queue)
+	}
 	return s, nil
 }
 
@@ -158,6 +171,9 @@ func (s *Supervisor) Run(ctx context.Context, store Store) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	tidying.Go(func() { s.tidyCode(ctx, store) })
+	if s.dispatcher != nil {
+		tidying.Go(func() { s.dispatcher.Run(ctx) })
+	}
 	pause := firstPause
 	for {
 		began := s.opts.Clock.Now()
@@ -307,6 +323,9 @@ func (s *Supervisor) Drain(ctx context.Context) error {
 	s.mu.Unlock()
 	if first {
 		close(s.stop)
+		if s.dispatcher != nil {
+			s.dispatcher.drain()
+		}
 	}
 	if w == nil {
 		return nil

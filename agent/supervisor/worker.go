@@ -86,6 +86,9 @@ func (s *Supervisor) runOne(ctx context.Context) error {
 		p.kill()
 		<-p.done
 	}
+	if s.dispatcher != nil {
+		s.dispatcher.employ(nil)
+	}
 	cancel()
 	_ = server.Close() // the link is gone anyway
 	wg.Wait()
@@ -136,11 +139,17 @@ func (w *worker) assign(ctx context.Context) {
 			return
 		}
 		served[a.Job] = true
+		if d := w.super.dispatcher; d != nil {
+			d.put(a)
+		}
 		w.super.assigned(a.Job, a.Version)
 		w.send(wire.Order{Kind: wire.OrderAssign, Assignment: &a, Revision: revision})
 	}
 	remove := func(job string, revision uint64) {
 		delete(served, job)
+		if d := w.super.dispatcher; d != nil {
+			d.remove(job)
+		}
 		w.send(wire.Order{Kind: wire.OrderRemove, Job: job, Revision: revision})
 		w.super.forbid(job)
 	}
@@ -156,6 +165,9 @@ func (w *worker) assign(ctx context.Context) {
 				if !have[job] {
 					remove(job, 0)
 				}
+			}
+			if d := w.super.dispatcher; d != nil {
+				d.retain(have)
 			}
 			for _, job := range w.super.hub.Traced() {
 				w.send(wire.Order{Kind: wire.OrderFollow, Job: job, What: "trace"})
@@ -247,7 +259,11 @@ func (w *worker) report(ctx context.Context, r wire.Report) {
 			w.synced = true
 			s.notifyLocked()
 		}
+		mine := s.worker == w
 		s.mu.Unlock()
+		if d := s.dispatcher; d != nil && mine {
+			d.employ(w)
+		}
 	case wire.ReportApplied:
 		s.mu.Lock()
 		if s.worker == w && r.Revision > s.applied {

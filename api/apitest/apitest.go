@@ -52,7 +52,7 @@ func Open(t testing.TB, change ...func(*api.Options)) *World {
 	t.Cleanup(func() { _ = stored.Close() })
 	now := clock.NewManual(Epoch)
 	quiet := slog.New(slog.DiscardHandler)
-	if w.Store, err = control.New(stored.Records(), stored.Blobs(), stored.Buckets(), w.Runner, control.Options{DataDir: w.Dir, Clock: now, Log: quiet}); err != nil {
+	if w.Store, err = control.New(stored.Records(), stored.Blobs(), stored.Buckets(), stored.Queue(), w.Runner, control.Options{DataDir: w.Dir, Clock: now, Log: quiet}); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Store.Bootstrap(t.Context(), w.Dir); err != nil {

@@ -10,6 +10,51 @@ import (
 	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
+// Defines values for InvocationCallback.
+const (
+	InvocationCallbackDead    InvocationCallback = "dead"
+	InvocationCallbackDone    InvocationCallback = "done"
+	InvocationCallbackPending InvocationCallback = "pending"
+)
+
+// Valid indicates whether the value is a known member of the InvocationCallback enum.
+func (e InvocationCallback) Valid() bool {
+	switch e {
+	case InvocationCallbackDead:
+		return true
+	case InvocationCallbackDone:
+		return true
+	case InvocationCallbackPending:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for InvocationState.
+const (
+	InvocationStateDead    InvocationState = "dead"
+	InvocationStateDone    InvocationState = "done"
+	InvocationStateLeased  InvocationState = "leased"
+	InvocationStateWaiting InvocationState = "waiting"
+)
+
+// Valid indicates whether the value is a known member of the InvocationState enum.
+func (e InvocationState) Valid() bool {
+	switch e {
+	case InvocationStateDead:
+		return true
+	case InvocationStateDone:
+		return true
+	case InvocationStateLeased:
+		return true
+	case InvocationStateWaiting:
+		return true
+	default:
+		return false
+	}
+}
+
 // AuditEntry defines model for AuditEntry.
 type AuditEntry struct {
 	// By Name of the token; absent for what guests did.
@@ -76,6 +121,72 @@ type CreatedToken struct {
 	// Secret What goes after "Bearer". It is shown once.
 	Secret string `json:"secret"`
 	Token  Token  `json:"token"`
+}
+
+// DeadLetter defines model for DeadLetter.
+type DeadLetter struct {
+	Body       []byte              `json:"body"`
+	Headers    map[string][]string `json:"headers"`
+	Invocation Invocation          `json:"invocation"`
+	Method     string              `json:"method"`
+	Path       string              `json:"path"`
+}
+
+// Enqueued defines model for Enqueued.
+type Enqueued struct {
+	Id  string `json:"id"`
+	Job string `json:"job"`
+
+	// Known It was there before: the idempotency key is its own.
+	Known *bool `json:"known,omitempty"`
+}
+
+// Invocation defines model for Invocation.
+type Invocation struct {
+	// Attempts Begun so far.
+	Attempts         int                 `json:"attempts"`
+	Callback         *InvocationCallback `json:"callback,omitempty"`
+	CallbackAttempts *int                `json:"callbackAttempts,omitempty"`
+	CallbackReason   *string             `json:"callbackReason,omitempty"`
+
+	// Due While it waits, when it may start.
+	Due      *time.Time `json:"due,omitempty"`
+	Enqueued time.Time  `json:"enqueued"`
+
+	// Expires When it is forgotten.
+	Expires        *time.Time `json:"expires,omitempty"`
+	Finished       *time.Time `json:"finished,omitempty"`
+	Id             string     `json:"id"`
+	IdempotencyKey *string    `json:"idempotencyKey,omitempty"`
+	Job            string     `json:"job"`
+	MaxAttempts    int        `json:"maxAttempts"`
+	Order          *string    `json:"order,omitempty"`
+	Priority       int        `json:"priority"`
+
+	// Reason Why the last attempt failed.
+	Reason *string `json:"reason,omitempty"`
+
+	// RequestBytes As the queue keeps it; 0 once it is gone.
+	RequestBytes int             `json:"requestBytes"`
+	ResultBytes  int             `json:"resultBytes"`
+	State        InvocationState `json:"state"`
+
+	// Worker Who runs it.
+	Worker *string `json:"worker,omitempty"`
+}
+
+// InvocationCallback defines model for Invocation.Callback.
+type InvocationCallback string
+
+// InvocationState defines model for Invocation.State.
+type InvocationState string
+
+// InvocationList defines model for InvocationList.
+type InvocationList struct {
+	Invocations []Invocation `json:"invocations"`
+
+	// Next What to ask for after, if there may be more.
+	Next *string `json:"next,omitempty"`
 }
 
 // Job A job and its current version.
@@ -170,6 +281,21 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
+// QueueCounts defines model for QueueCounts.
+type QueueCounts struct {
+	// Callbacks Ended ones whose callback is not over.
+	Callbacks int `json:"callbacks"`
+	Dead      int `json:"dead"`
+	Leased    int `json:"leased"`
+
+	// Oldest Since when the first in line has been ready.
+	Oldest *time.Time `json:"oldest,omitempty"`
+
+	// Ready Those that wait and could start now.
+	Ready   int `json:"ready"`
+	Waiting int `json:"waiting"`
+}
+
 // Rollback defines model for Rollback.
 type Rollback struct {
 	// Version The version to make current; 0 or absent: the one before the current one.
@@ -262,6 +388,9 @@ type VersionList struct {
 	Versions []Version `json:"versions"`
 }
 
+// InvocationID defines model for InvocationID.
+type InvocationID = string
+
 // JobName defines model for JobName.
 type JobName = string
 
@@ -300,6 +429,49 @@ type DeployJobMultipartBody struct {
 	// Manifest A manifest, in YAML or JSON.
 	Manifest *string             `json:"manifest,omitempty"`
 	Module   *openapi_types.File `json:"module,omitempty"`
+}
+
+// ListDeadLettersParams defines parameters for ListDeadLetters.
+type ListDeadLettersParams struct {
+	// After Only those whose IDs come after this one.
+	After *string `form:"after,omitempty" json:"after,omitempty"`
+
+	// Limit The most to answer with.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// EnqueueInvocationParams defines parameters for EnqueueInvocation.
+type EnqueueInvocationParams struct {
+	// Method The request's method.
+	Method *string `form:"method,omitempty" json:"method,omitempty"`
+
+	// Path Path and query as the guest is to see them.
+	Path *string `form:"path,omitempty" json:"path,omitempty"`
+
+	// Priority Higher ones start first.
+	Priority *int `form:"priority,omitempty" json:"priority,omitempty"`
+
+	// Delay How long it waits before it may start, such as 90s or 1h; at most 30d.
+	Delay *string `form:"delay,omitempty" json:"delay,omitempty"`
+
+	// Order Of the job's invocations with the same order, each starts after the one before has ended.
+	Order *string `form:"order,omitempty" json:"order,omitempty"`
+
+	// Deadline From now on. No attempt begins after it, and one under way is ended.
+	Deadline *string `form:"deadline,omitempty" json:"deadline,omitempty"`
+
+	// Attempts At most so many; the manifest's queue.attempts if left out.
+	Attempts *int `form:"attempts,omitempty" json:"attempts,omitempty"`
+
+	// Ttl How long the result is kept; the manifest's queue.ttl if left out.
+	Ttl *string `form:"ttl,omitempty" json:"ttl,omitempty"`
+
+	// Callback A URL that is told of the end, with a CloudEvent. The job's fetch grant has to allow it.
+	Callback *string `form:"callback,omitempty" json:"callback,omitempty"`
+
+	// IdempotencyKey A request with the same key, while its invocation is known, changes nothing and gets that invocation's ID. At most
+	// 256 bytes.
+	IdempotencyKey *string `json:"Idempotency-Key,omitempty"`
 }
 
 // ReadLogsParams defines parameters for ReadLogs.

@@ -199,7 +199,7 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	if err != nil {
 		return err
 	}
-	options := supervisor.Options{Env: env, Ingress: ingressFile, Code: code, ProgramDigest: program, CompileTime: o.compileTime, Log: log, Metrics: func(b []byte) {
+	options := supervisor.Options{Env: env, Ingress: ingressFile, Code: code, ProgramDigest: program, CompileTime: o.compileTime, Queue: store.queue, Log: log, Metrics: func(b []byte) {
 		if err := remote.Set(b); err != nil {
 			log.Warn("the worker's metrics were left out", "error", err)
 		}
@@ -211,7 +211,7 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	if err != nil {
 		return err
 	}
-	state, err := control.New(store.records, store.blobs, store.buckets, super, control.Options{DataDir: dir, MaxModule: int64(maxUpload), Table: table, Log: log})
+	state, err := control.New(store.records, store.blobs, store.buckets, store.queue, super, control.Options{DataDir: dir, MaxModule: int64(maxUpload), Table: table, Log: log})
 	if err != nil {
 		return refuse(err)
 	}

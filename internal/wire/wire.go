@@ -18,6 +18,7 @@ const Schema = 1
 type Assignment struct {
 	Schema      int             `json:"schema"`
 	Job         string          `json:"job"`
+	ID          string          `json:"id"` // of the job
 	Entitlement string          `json:"entitlement"`
 	Version     uint64          `json:"version"`
 	Module      string          `json:"module"`   // digest of the bytes, lower-case hex
@@ -33,6 +34,8 @@ const (
 	OrderDiscard = "discard" // forget what ID prepared
 	OrderFollow  = "follow"  // send traces (What "trace") of Job until unfollow
 	OrderIgnore  = "ignore"  // end of follow
+	OrderInvoke  = "invoke"  // run the queued invocation of Job that PathWork + ID gives
+	OrderCancel  = "cancel"  // end what invoke ID began: nobody waits for it any more
 	OrderDrain   = "drain"   // finish what runs, take nothing new, then exit
 )
 
@@ -94,6 +97,7 @@ const (
 	PathCode    = "/code/"           // + engine + "/" + digest: GET gives the Code, once it is there; it may be compiled first. HeaderProgram
 	PathFetch   = "/fetch"           // POST: the request to make, in wire form: HeaderMethod and HeaderURL, other headers after PrefixFetch, body as it is
 	PathKV      = "/kv/"             // + bucket: GET ?key=, GET ?prefix=&after=&limit=, PUT ?key= (HeaderIf), DELETE ?key= (HeaderIf)
+	PathWork    = "/work/"           // + ID of an invoke: GET gives its request (package envelope), with HeaderInvocation and HeaderAttempt; POST takes what came of it, with HeaderOutcome
 	PathSecrets = "/secrets"         // GET ?name= gives one secret's bytes
 	PathMetrics = "/otlp/v1/metrics" // POST: metric families of Prometheus, delimited protobuf messages
 
@@ -102,12 +106,23 @@ const (
 	HeaderJob        = "Ripstop-Job"
 	HeaderVersion    = "Ripstop-Version"
 	HeaderInvocation = "Ripstop-Invocation"
+	HeaderAttempt    = "Ripstop-Attempt"     // of an invocation: 1 for the first
+	HeaderOutcome    = "Ripstop-Outcome"     // one of the Outcomes
+	HeaderRetryAfter = "Ripstop-Retry-After" // seconds that a failed attempt asks for before another
 	HeaderMethod     = "Ripstop-Method"
 	HeaderURL        = "Ripstop-Url"
 	HeaderIf         = "Ripstop-If" // the version a key must have; 0: it must not exist; absent: any
 	HeaderRevision   = "Ripstop-Revision"
 	HeaderProgram    = "Ripstop-Program" // digest of the program's file, which both ends have to share
 	HeaderError      = "Ripstop-Error"   // an errno's name, when the answer is one
+)
+
+// What may come of an attempt of a queued invocation, and what the body says then.
+const (
+	OutcomeDone      = "done"      // the response (package envelope)
+	OutcomeFailed    = "failed"    // why; another attempt may do better
+	OutcomeHopeless  = "hopeless"  // why; no other attempt would do better
+	OutcomeUnstarted = "unstarted" // why; the guest has seen nothing of it
 )
 
 // Code says where the compiled code of a module lies beneath the directory of code, and what it is.

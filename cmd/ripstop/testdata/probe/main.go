@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/ripstop-vm/ripstop/sdk"
 )
@@ -69,6 +70,40 @@ func init() {
 			fmt.Fprint(w, n+1)
 		case "metric":
 			say("metric", sdk.Count("probed", 2))
+		case "echo":
+			b, err := io.ReadAll(r.Body)
+			w.Header().Set("X-Token", r.Header.Get("X-Token"))
+			w.WriteHeader(http.StatusCreated)
+			say(r.Method+" "+r.URL.RequestURI()+" "+r.Header.Get("Content-Type")+" "+r.Header.Get("Authorization")+r.Header.Get("Ripstop-Attempt")+" "+string(b), err)
+		case "flaky": // until=N: attempts before the Nth fail
+			attempt, _ := strconv.Atoi(r.Header.Get("Ripstop-Attempt"))
+			if until, _ := strconv.Atoi(q.Get("until")); attempt < until {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			say(attempt, nil)
+		case "attempt": // notes each attempt of each invocation for itself
+			kv := sdk.KV("things")
+			_, err := kv.Put(r.Context(), "run/"+r.Header.Get("Ripstop-Invocation")+"/"+r.Header.Get("Ripstop-Attempt"), nil)
+			if ms, _ := strconv.Atoi(q.Get("ms")); ms > 0 {
+				time.Sleep(time.Duration(ms) * time.Millisecond)
+			}
+			if err != nil {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			b, _ := io.ReadAll(r.Body)
+			say(string(b), err)
+		case "attempts":
+			list, err := sdk.KV("things").List(r.Context(), "run/", q.Get("after"), 1000)
+			for _, it := range list {
+				fmt.Fprintln(w, it.Key)
+			}
+			if err != nil {
+				say(nil, err)
+			}
+		case "large":
+			_, _ = w.Write(make([]byte, 1<<20))
+		case "trap":
+			panic("on purpose")
 		case "trace":
 			fmt.Fprint(w, r.Header.Get("Traceparent"))
 		}

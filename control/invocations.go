@@ -1,0 +1,255 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/ripstop-vm/ripstop/broker"
+	"github.com/ripstop-vm/ripstop/internal/envelope"
+	"github.com/ripstop-vm/ripstop/internal/ids"
+	"github.com/ripstop-vm/ripstop/runtime/policy"
+)
+
+// NewInvocation is a request that is to be queued. A zero field means what the job's manifest says.
+type NewInvocation struct {
+	ID        broker.InvocationID // empty: a new one
+	Request   envelope.Request
+	Key       string // idempotency key
+	Order     string // of those with one Order, each starts after the one before has ended
+	Priority  int
+	Delay     time.Duration
+	Attempts  int
+	ResultTTL time.Duration
+	Callback  string // URL, which the job's fetch grant has to allow; empty: none
+}
+
+// JobQueue names the queue of a job. It carries the job's ID, so that a job never sees what was queued for another one that
+// had its name before.
+func JobQueue(j Job) broker.Job { return broker.Job{Entitlement: j.Entitlement, Name: j.ID} }
+
+// callbackAttempts bounds how often the end of an invocation is told to somebody who does not take it.
+const callbackAttempts = 8
+
+// Enqueue queues a request for a job, and returns once it is durable. One whose ID or key is known stays as it was.
+func (s *Store) Enqueue(ctx context.Context, job string, v NewInvocation) (broker.Receipt, error) {
+	now, q, err := s.queueOf(ctx, job)
+	if err != nil {
+		return broker.Receipt{}, err
+	}
+	settings := now.version.Manifest
+	settings.Fill(job) // of a version from before there were queues
+	order := v.Order
+	if settings.Queue.Ordered {
+		order = "*"
+	}
+	one := broker.Invocation{ID: v.ID, Priority: v.Priority, Order: order, Delay: v.Delay, Key: v.Key, MaxAttempts: v.Attempts, ResultTTL: v.ResultTTL,
+		Backoff: broker.Backoff{First: time.Duration(settings.Queue.Backoff.First), Max: time.Duration(settings.Queue.Backoff.Max)}}
+	setDefault(&one.ID, broker.InvocationID(ids.New()))
+	setDefault(&one.MaxAttempts, settings.Queue.Attempts)
+	setDefault(&one.ResultTTL, time.Duration(settings.Queue.TTL))
+	if one.Payload, err = v.Request.Encode(); err != nil {
+		return broker.Receipt{}, unfit(err)
+	}
+	if v.Callback != "" {
+		if one.Callback, err = callback(settings.Capabilities, job, v.Callback); err != nil {
+			return broker.Receipt{}, err
+		}
+	}
+	got, err := s.queue.Enqueue(ctx, broker.Batch{Job: q, Limit: settings.Queue.Length, Invocations: []broker.Invocation{one}})
+	switch {
+	case errors.Is(err, broker.ErrQueueFull):
+		return broker.Receipt{}, refuse(http.StatusTooManyRequests, "queue-full", "Queue is full",
+			"job %s has %d unfinished invocations, dead letters included, which is as many as its manifest allows (queue.length); try again later: %w", job, settings.Queue.Length, err)
+	case err != nil:
+		return broker.Receipt{}, unfit(storage(err))
+	}
+	return got[0], nil
+}
+
+// unfit turns what cannot be queued into a problem.
+func unfit(err error) error {
+	switch {
+	case errors.Is(err, envelope.ErrTooLarge):
+		return refuse(http.StatusRequestEntityTooLarge, "too-large", "Too large", "%w", err)
+	case errors.Is(err, envelope.ErrInvalid), errors.Is(err, broker.ErrInvalid):
+		return refuse(http.StatusBadRequest, "invocation-invalid", "Invalid invocation", "%w", err)
+	}
+	return err
+}
+
+// callback makes what the queue keeps of a callback, if the job may fetch from its URL.
+func callback(granted policy.Capabilities, job, to string) (*broker.Callback, error) {
+	u, err := url.Parse(to)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil {
+		return nil, refuse(http.StatusBadRequest, "callback-invalid", "Invalid callback", "the callback is no http or https URL")
+	}
+	grants, err := policy.Grant(granted)
+	if err != nil {
+		return nil, err
+	}
+	if err := grants.Fetch(u); err != nil {
+		return nil, refuse(http.StatusUnprocessableEntity, "callback-refused", "Callback is not granted",
+			"job %s may not send to %s; name %s://%s under capabilities.fetch in its manifest", job, u.Redacted(), u.Scheme, u.Host)
+	}
+	doc, err := envelope.Callback{URL: to}.Encode()
+	if err != nil || len(doc) > broker.MaxCallback {
+		return nil, refuse(http.StatusRequestEntityTooLarge, "too-large", "Too large", "the callback's URL is too long")
+	}
+	return &broker.Callback{Document: doc, MaxAttempts: callbackAttempts}, nil
+}
+
+// queueOf finds a job and the name of its queue.
+func (s *Store) queueOf(ctx context.Context, job string) (state, broker.Job, error) {
+	if err := checkName(job); err != nil {
+		return state{}, broker.Job{}, err
+	}
+	now, err := s.load(ctx, job)
+	if err == nil && !now.exists() {
+		err = unknownJob(job)
+	}
+	return now, JobQueue(now.job), err
+}
+
+func unknownInvocation(job, id string, err error) error {
+	if errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrInvalid) {
+		return refuse(http.StatusNotFound, "invocation-unknown", "Unknown invocation", "job %s has no invocation %.80q, or has forgotten it", job, id)
+	}
+	return err
+}
+
+// Invocation tells where an invocation of a job is.
+func (s *Store) Invocation(ctx context.Context, job, id string) (broker.Status, error) {
+	_, q, err := s.queueOf(ctx, job)
+	if err != nil {
+		return broker.Status{}, err
+	}
+	st, err := s.queue.Status(ctx, q, broker.InvocationID(id))
+	return st, unknownInvocation(job, id, err)
+}
+
+// InvocationResult answers what a guest answered. Until there is an answer, and for an invocation that was given up, it is a problem.
+func (s *Store) InvocationResult(ctx context.Context, job, id string) (envelope.Response, error) {
+	_, q, err := s.queueOf(ctx, job)
+	if err != nil {
+		return envelope.Response{}, err
+	}
+	r, err := s.queue.Result(ctx, q, broker.InvocationID(id))
+	if errors.Is(err, broker.ErrNotFound) {
+		if st, err := s.queue.Status(ctx, q, broker.InvocationID(id)); err == nil {
+			return envelope.Response{}, refuse(http.StatusNotFound, "result-none", "No result yet", "invocation %s is %s, after %d of at most %d attempts", id, st.State, st.Attempts, st.MaxAttempts)
+		}
+	}
+	if err != nil {
+		return envelope.Response{}, unknownInvocation(job, id, err)
+	}
+	if r.Outcome != broker.OutcomeDone {
+		return envelope.Response{}, refuse(http.StatusBadGateway, "invocation-dead", "The invocation was given up", "there is no response to invocation %s: %s", id, r.Reason)
+	}
+	return envelope.DecodeResponse(r.Payload)
+}
+
+// Queued counts a job's invocations.
+func (s *Store) Queued(ctx context.Context, job string) (broker.Counts, error) {
+	_, q, err := s.queueOf(ctx, job)
+	if err != nil {
+		return broker.Counts{}, err
+	}
+	counts, err := s.queue.Counts(ctx, q)
+	if err != nil {
+		return broker.Counts{}, err
+	}
+	return counts[0], nil
+}
+
+// DeadLetters answers a job's dead letters in order of their IDs: those after an ID, at most limit.
+func (s *Store) DeadLetters(ctx context.Context, job, after string, limit int) ([]broker.Status, error) {
+	_, q, err := s.queueOf(ctx, job)
+	if err != nil {
+		return nil, err
+	}
+	return s.queue.Letters(ctx, q, broker.InvocationID(after), limit)
+}
+
+// DeadLetter answers a dead letter and its request.
+func (s *Store) DeadLetter(ctx context.Context, job, id string) (broker.Status, envelope.Request, error) {
+	_, q, err := s.queueOf(ctx, job)
+	if err != nil {
+		return broker.Status{}, envelope.Request{}, err
+	}
+	v, err := s.queue.Letter(ctx, q, broker.InvocationID(id))
+	if err != nil {
+		return broker.Status{}, envelope.Request{}, unknownLetter(job, id, err)
+	}
+	st, err := s.queue.Status(ctx, q, v.ID)
+	if err != nil {
+		return broker.Status{}, envelope.Request{}, unknownLetter(job, id, err)
+	}
+	r, err := envelope.DecodeRequest(v.Payload)
+	return st, r, err
+}
+
+func unknownLetter(job, id string, err error) error {
+	if errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrInvalid) {
+		return refuse(http.StatusNotFound, "dead-letter-unknown", "Unknown dead letter", "job %s has no dead letter %.80q", job, id)
+	}
+	return err
+}
+
+// Requeue lets a dead letter wait again, with no attempts behind it.
+func (s *Store) Requeue(ctx context.Context, by, job, id string) error {
+	return s.endLetter(ctx, AuditRequeue, by, job, id, s.queue.Requeue)
+}
+
+// Discard ends a dead letter's keeping.
+func (s *Store) Discard(ctx context.Context, by, job, id string) error {
+	return s.endLetter(ctx, AuditDiscard, by, job, id, s.queue.Discard)
+}
+
+func (s *Store) endLetter(ctx context.Context, kind, by, job, id string, end func(context.Context, broker.Job, broker.InvocationID) error) error {
+	now, q, err := s.queueOf(ctx, job)
+	if err != nil {
+		return err
+	}
+	if err := end(ctx, q, broker.InvocationID(id)); err != nil {
+		return unknownLetter(job, id, storage(err))
+	}
+	// It is done, whether or not that can be written down.
+	if err := s.Audit(ctx, AuditEntry{Kind: kind, By: by, Job: job, Version: now.job.Current, Invocation: id}); err != nil {
+		s.opts.Log.Error("write audit entry", "job", job, "kind", kind, "err", err)
+	}
+	return nil
+}
+
+// purge is the record of a queue whose job was removed.
+type purge struct {
+	Schema  int       `json:"schema"`
+	Removed time.Time `json:"removed"`
+}
+
+// sweepQueues forgets what is queued for removed jobs. What was enqueued while a job was being removed may come after a first purge,
+// so the record of it stays for the grace period.
+func (s *Store) sweepQueues(ctx context.Context) error {
+	list, _, err := s.records.List(ctx, broker.Range{Prefix: purgesPrefix})
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		p, err := decode[purge](r)
+		if err != nil {
+			return err
+		}
+		if err := s.queue.Purge(ctx, broker.Job{Entitlement: entitlement, Name: r.Key[len(purgesPrefix):]}); err != nil {
+			return err
+		}
+		if s.opts.Clock.Now().Sub(p.Removed) > s.opts.Grace {
+			c := broker.Commit{Conditions: []broker.Condition{{Key: r.Key, Revision: r.Revision}}, Writes: []broker.Write{remove(r.Key)}}
+			if _, err := s.records.Commit(ctx, c); err != nil && !errors.Is(err, broker.ErrConflict) {
+				return err
+			}
+		}
+	}
+	return nil
+}
