@@ -33,6 +33,7 @@ func newInvokeCommand() *cobra.Command {
 	var method, data string
 	var headers []string
 	var include, fail, asJSON bool
+	var queue asyncOptions
 	cmd := &cobra.Command{
 		Use:   "invoke JOB [PATH]",
 		Short: "Send a request to a job, like curl",
@@ -40,7 +41,9 @@ func newInvokeCommand() *cobra.Command {
 		Example: "  ripstop invoke hello\n" +
 			"  ripstop invoke hello 'greet?name=Ada'\n" +
 			"  ripstop invoke guestbook entries -d '{\"text\":\"hi\"}' -H 'Content-Type: application/json'\n" +
-			"  ripstop invoke guestbook upload -X PUT -d @photo.jpg",
+			"  ripstop invoke guestbook upload -X PUT -d @photo.jpg\n" +
+			"  ripstop invoke mailer send -d @mail.json --async          # prints the invocation's id\n" +
+			"  ripstop invoke mailer send -d @mail.json --async --wait --key mail-17",
 		Args: cobra.RangeArgs(1, 2),
 	}
 	f := cmd.Flags()
@@ -49,16 +52,26 @@ func newInvokeCommand() *cobra.Command {
 	f.StringArrayVarP(&headers, "header", "H", nil, "header, 'Name: value'; may be repeated")
 	f.BoolVarP(&include, "include", "i", false, "print the status line and headers, too")
 	f.BoolVar(&fail, "fail", false, "exit 1 when the status is 400 or more")
+	queue.addFlags(cmd)
 	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
-		j, err := c.Job(cmd.Context(), args[0])
-		if err != nil {
+		if err := queue.check(cmd); err != nil {
 			return err
 		}
-		target := j.Url
+		path, target := "", "http://job.invalid/" // what is queued has a path of its own
 		if len(args) == 2 {
-			if target, err = below(j.Url, args[1]); err != nil {
-				return usageError(cmd, err)
+			path = args[1]
+		}
+		if !queue.async {
+			j, err := c.Job(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			target = j.Url
+			if len(args) == 2 {
+				if target, err = below(j.Url, path); err != nil {
+					return usageError(cmd, err)
+				}
 			}
 		}
 		body, err := requestBody(cmd, data)
@@ -89,6 +102,9 @@ func newInvokeCommand() *cobra.Command {
 			} else {
 				req.Header.Add(strings.TrimSpace(name), value)
 			}
+		}
+		if queue.async {
+			return queueRequest(cmd, c, args[0], path, req, queue, include, fail, asJSON)
 		}
 		return doInvoke(cmd, req, include, fail, asJSON)
 	})

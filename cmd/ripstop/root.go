@@ -35,7 +35,7 @@ func newRoot() *cobra.Command {
 	root.SetVersionTemplate(readBuildInfo().line())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err) })
 	root.AddCommand(
-		newDeployCommand(), newInvokeCommand(), newLogsCommand(), newTraceCommand(), newPsCommand(), newRollbackCommand(), newRmCommand(),
+		newDeployCommand(), newInvokeCommand(), newResultCommand(), newQueueCommand(), newDeadLettersCommand(), newLogsCommand(), newTraceCommand(), newPsCommand(), newRollbackCommand(), newRmCommand(),
 		newSecretCommand(), newTokenCommand(), newAuditCommand(), newVersionCommand(),
 		newRunCommand(),
 		newInspectCommand(), newDoctorCommand(),

@@ -1,0 +1,320 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ripstop-vm/ripstop/api/client"
+	"github.com/ripstop-vm/ripstop/api/model"
+	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/spf13/cobra"
+)
+
+// queuePolls is how often a command asks whether an invocation has ended: soon at first, then every second.
+const (
+	firstPoll = 50 * time.Millisecond
+	lastPoll  = time.Second
+)
+
+// asyncOptions are the flags of `ripstop invoke --async`.
+type asyncOptions struct {
+	async, wait                          bool
+	key, order, delay, deadline, ttl, to string
+	priority, attempts                   int
+}
+
+func (o *asyncOptions) addFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.BoolVar(&o.async, "async", false, "queue the request and print its invocation's id, once it is durable")
+	f.BoolVar(&o.wait, "wait", false, "with --async: wait for the result and print it")
+	f.StringVar(&o.key, "key", "", "with --async: idempotency key; the same key again changes nothing")
+	f.StringVar(&o.order, "order", "", "with --async: invocations with the same order run one after another")
+	f.StringVar(&o.delay, "delay", "", "with --async: start no sooner than in so long, such as 90s")
+	f.StringVar(&o.deadline, "deadline", "", "with --async: give up after so long")
+	f.StringVar(&o.ttl, "ttl", "", "with --async: keep the result for so long")
+	f.StringVar(&o.to, "callback", "", "with --async: URL that is told of the end")
+	f.IntVar(&o.priority, "priority", 0, "with --async: 0 to 9; higher ones start first")
+	f.IntVar(&o.attempts, "attempts", 0, "with --async: at most so many attempts (default as the manifest says)")
+}
+
+// check refuses flags that say nothing without --async.
+func (o *asyncOptions) check(cmd *cobra.Command) error {
+	if o.async {
+		return nil
+	}
+	for _, name := range []string{"wait", "key", "order", "delay", "deadline", "ttl", "callback", "priority", "attempts"} {
+		if cmd.Flags().Changed(name) {
+			return usageError(cmd, fmt.Errorf("--%s needs --async", name))
+		}
+	}
+	return nil
+}
+
+// invocation makes what is to be queued of a request and the flags.
+func (o *asyncOptions) invocation(r *http.Request, path string) client.NewInvocation {
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
+	}
+	v := client.NewInvocation{Header: r.Header, Body: r.Body, Params: model.EnqueueInvocationParams{Method: &r.Method, Path: &path}}
+	for to, s := range map[**string]string{&v.Params.IdempotencyKey: o.key, &v.Params.Order: o.order, &v.Params.Delay: o.delay, &v.Params.Deadline: o.deadline, &v.Params.Ttl: o.ttl, &v.Params.Callback: o.to} {
+		if s != "" {
+			*to = &s
+		}
+	}
+	if o.priority != 0 {
+		v.Params.Priority = &o.priority
+	}
+	if o.attempts != 0 {
+		v.Params.Attempts = &o.attempts
+	}
+	return v
+}
+
+// waited waits until an invocation has ended.
+func waited(ctx context.Context, c *client.Client, job, id string) error {
+	pause := firstPoll
+	for {
+		v, err := c.Invocation(ctx, job, id)
+		if err != nil || v.State == model.InvocationStateDone || v.State == model.InvocationStateDead {
+			return err
+		}
+		t := clock.System.NewTimer(pause)
+		select {
+		case <-t.C():
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		}
+		pause = min(2*pause, lastPoll)
+	}
+}
+
+// queueRequest is `ripstop invoke --async`.
+func queueRequest(cmd *cobra.Command, c *client.Client, job, path string, r *http.Request, o asyncOptions, include, fail, asJSON bool) error {
+	e, err := c.Enqueue(cmd.Context(), job, o.invocation(r, path))
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.wait:
+		if err := waited(cmd.Context(), c, job, e.Id); err != nil {
+			return err
+		}
+		return showResult(cmd, c, job, e.Id, include, fail, asJSON)
+	case asJSON:
+		return printJSON(cmd.OutOrStdout(), e)
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), escapeLine(e.Id))
+	return err
+}
+
+func showResult(cmd *cobra.Command, c *client.Client, job, id string, include, fail, asJSON bool) error {
+	res, err := c.Result(cmd.Context(), job, id)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if err := printResponse(cmd.OutOrStdout(), res, include, asJSON); err != nil {
+		return err
+	}
+	if fail && res.StatusCode >= 400 {
+		return exitError{exitFailed, fmt.Errorf("the job answered %s", res.Status)}
+	}
+	return nil
+}
+
+func newResultCommand() *cobra.Command {
+	var include, fail, wait, asJSON bool
+	cmd := &cobra.Command{
+		Use:     "result [JOB] ID",
+		Short:   "Print the response to a queued request",
+		Long:    "Without JOB, all jobs are asked. Until there is a response, the command fails, or waits with --wait.",
+		Example: "  ripstop result hello 0199b2c4-…\n  ripstop result --wait --include 0199b2c4-…",
+		Args:    cobra.RangeArgs(1, 2),
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&include, "include", "i", false, "print the status line and headers, too")
+	f.BoolVar(&fail, "fail", false, "exit 1 when the status is 400 or more")
+	f.BoolVar(&wait, "wait", false, "wait until there is one")
+	jsonFlag(cmd, &asJSON)
+	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
+		id := args[len(args)-1]
+		job := args[0]
+		if len(args) == 1 {
+			var err error
+			if job, err = jobOf(cmd.Context(), c, id); err != nil {
+				return err
+			}
+		}
+		if wait {
+			if err := waited(cmd.Context(), c, job, id); err != nil {
+				return err
+			}
+		}
+		return showResult(cmd, c, job, id, include, fail, asJSON)
+	})
+}
+
+// jobOf finds the job that an invocation is of.
+func jobOf(ctx context.Context, c *client.Client, id string) (string, error) {
+	l, err := c.Jobs(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, j := range l.Jobs {
+		_, err := c.Invocation(ctx, j.Name, id)
+		var p *model.Problem
+		switch {
+		case err == nil:
+			return j.Name, nil
+		case !errors.As(err, &p) || p.Status != http.StatusNotFound:
+			return "", err
+		}
+	}
+	return "", fmt.Errorf("no job has an invocation %q, or it is forgotten", id)
+}
+
+func newQueueCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "queue JOB",
+		Short:   "Show how many requests are queued for a job, by state",
+		Example: "  ripstop queue mailer\n  ripstop queue mailer --json",
+		Args:    cobra.ExactArgs(1),
+	}
+	jsonFlag(cmd, &asJSON)
+	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
+		n, err := c.Queue(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return printJSON(cmd.OutOrStdout(), n)
+		}
+		oldest := "-"
+		if n.Oldest != nil {
+			oldest = max(0, clock.System.Now().Sub(*n.Oldest)).Round(time.Millisecond).String()
+		}
+		return table(cmd.OutOrStdout(), [][]string{{"WAITING", "READY", "RUNNING", "DEAD", "CALLBACKS", "OLDEST READY FOR"},
+			{strconv.Itoa(n.Waiting), strconv.Itoa(n.Ready), strconv.Itoa(n.Leased), strconv.Itoa(n.Dead), strconv.Itoa(n.Callbacks), oldest}})
+	})
+}
+
+func newDeadLettersCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "dead-letters",
+		Short:   "List, show, requeue and drop requests that were given up",
+		Example: "  ripstop dead-letters list mailer\n  ripstop dead-letters requeue mailer 0199b2c4-…",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newDeadLettersListCommand(), newDeadLettersShowCommand(),
+		newDeadLetterCommand("requeue", "Let dead letters wait again, with no attempts behind them", "waits again", (*client.Client).Requeue),
+		newDeadLetterCommand("drop", "Stop keeping dead letters", "is dropped", (*client.Client).Discard))
+	return cmd
+}
+
+// pageOfLetters is how many dead letters are asked for at once.
+const pageOfLetters = 1000
+
+func newDeadLettersListCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "list JOB",
+		Short:   "List a job's dead letters",
+		Example: "  ripstop dead-letters list mailer\n  ripstop dead-letters list mailer --json",
+		Args:    cobra.ExactArgs(1),
+	}
+	jsonFlag(cmd, &asJSON)
+	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
+		all := model.InvocationList{Invocations: []model.Invocation{}}
+		for after := ""; ; {
+			page, err := c.DeadLetters(cmd.Context(), args[0], after, pageOfLetters)
+			if err != nil {
+				return err
+			}
+			all.Invocations = append(all.Invocations, page.Invocations...)
+			if page.Next == nil {
+				break
+			}
+			after = *page.Next
+		}
+		if asJSON {
+			return printJSON(cmd.OutOrStdout(), all)
+		}
+		rows := [][]string{{"ID", "ATTEMPTS", "FINISHED", "REASON"}}
+		for _, v := range all.Invocations {
+			finished, reason := "-", "-"
+			if v.Finished != nil {
+				finished = when(*v.Finished)
+			}
+			if v.Reason != nil {
+				reason = *v.Reason
+			}
+			rows = append(rows, []string{v.Id, strconv.Itoa(v.Attempts), finished, reason})
+		}
+		return table(cmd.OutOrStdout(), rows)
+	})
+}
+
+func newDeadLettersShowCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "show JOB ID",
+		Short:   "Show a dead letter's request, and why it was given up",
+		Example: "  ripstop dead-letters show mailer 0199b2c4-…",
+		Args:    cobra.ExactArgs(2),
+	}
+	jsonFlag(cmd, &asJSON)
+	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
+		d, err := c.DeadLetter(cmd.Context(), args[0], args[1])
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return printJSON(cmd.OutOrStdout(), d)
+		}
+		out := cmd.OutOrStdout()
+		reason := "-"
+		if d.Invocation.Reason != nil {
+			reason = *d.Invocation.Reason
+		}
+		r := &http.Response{Proto: escapeLine(d.Method), Status: d.Path, Header: d.Headers, Body: io.NopCloser(strings.NewReader(string(d.Body)))}
+		if _, err := fmt.Fprintf(out, "given up after %d of %d attempts: %s\n\n", d.Invocation.Attempts, d.Invocation.MaxAttempts, escapeLine(reason)); err != nil {
+			return err
+		}
+		return printResponse(out, r, true, false)
+	})
+}
+
+// newDeadLetterCommand makes a command that does one thing to dead letters.
+func newDeadLetterCommand(name, short, done string, do func(*client.Client, context.Context, string, string) error) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     name + " JOB ID...",
+		Short:   short,
+		Example: "  ripstop dead-letters " + name + " mailer 0199b2c4-…",
+		Args:    cobra.MinimumNArgs(2),
+	}
+	var asJSON bool
+	jsonFlag(cmd, &asJSON)
+	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
+		for _, id := range args[1:] {
+			if err := do(c, cmd.Context(), args[0], id); err != nil {
+				return err
+			}
+			if !asJSON {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", escapeLine(id), done)
+			}
+		}
+		if asJSON {
+			return printJSON(cmd.OutOrStdout(), map[string]any{name: args[1:]})
+		}
+		return nil
+	})
+}
