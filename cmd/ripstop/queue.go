@@ -10,13 +10,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/ripstop-vm/ripstop/api/client"
 	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/ripstop-vm/ripstop/internal/clock"
-	"github.com/spf13/cobra"
 )
 
-// queuePolls is how often a command asks whether an invocation has ended: soon at first, then every second.
+// How often a command asks whether an invocation has ended: soon at first, then every second.
 const (
 	firstPoll = 50 * time.Millisecond
 	lastPoll  = time.Second
