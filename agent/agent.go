@@ -459,11 +459,23 @@ func (a *Agent) assign(as wire.Assignment) <-chan struct{} {
 	a.publish()
 	done := make(chan struct{})
 	a.background.Go(func() {
-		defer close(done)
-		t, err := a.build(as)
-		a.mu.Lock()
-		still := a.jobs[as.Job] == j && sameAssignment(j.wanted, as)
-		if err != nil {
+		release := sync.OnceFunc(func() { close(done) })
+		defer release()
+		for wait := retryStart; ; wait = min(2*wait, maxRetryStart) {
+			t, err := a.build(as)
+			a.mu.Lock()
+			still := a.jobs[as.Job] == j && sameAssignment(j.wanted, as)
+			if err == nil && still {
+				old := a.installLocked(j, t)
+				a.mu.Unlock()
+				a.installed(t, old)
+				return
+			}
+			if err == nil {
+				a.mu.Unlock()
+				t.retire()
+				return
+			}
 			problem := startProblem(err)
 			if still {
 				j.failure = problem
@@ -475,19 +487,27 @@ func (a *Agent) assign(as wire.Assignment) <-chan struct{} {
 			}
 			a.opts.Log.Error("start task", "job", as.Job, "version", as.Version, "error", err)
 			a.system(as.Job, as.Version, "", "error", "version cannot be served: "+err.Error())
-			return
+			if !still || problem.Status != http.StatusServiceUnavailable {
+				return
+			}
+			release() // others need not wait until the storage is back
+			timer := a.opts.Clock.NewTimer(wait)
+			select {
+			case <-timer.C():
+			case <-a.life.Done():
+				timer.Stop()
+				return
+			}
 		}
-		if !still {
-			a.mu.Unlock()
-			t.retire()
-			return
-		}
-		old := a.installLocked(j, t)
-		a.mu.Unlock()
-		a.installed(t, old)
 	})
 	return done
 }
+
+// A version that could not be started for want of the storage is started again, after waits from retryStart to maxRetryStart.
+const (
+	retryStart    = 250 * time.Millisecond
+	maxRetryStart = 5 * time.Second
+)
 
 func sameAssignment(x, y wire.Assignment) bool {
 	return x.Version == y.Version && x.Module == y.Module && bytes.Equal(x.Manifest, y.Manifest)

@@ -83,7 +83,7 @@ func request(ctx context.Context, method, path string, body io.Reader) (*http.Re
 // maxModule bounds what is read as a module, in bytes.
 const maxModule = 1 << 30
 
-// Module reads the bytes of a module.
+// Module reads the bytes of a module. What the control process refused is a *wire.Problem.
 func (l *Link) Module(ctx context.Context, digest string) ([]byte, error) {
 	r, err := request(ctx, http.MethodGet, wire.PathModule+digest, nil)
 	if err != nil {
@@ -95,13 +95,23 @@ func (l *Link) Module(ctx context.Context, digest string) ([]byte, error) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("read module %.12s: %s", digest, resp.Status)
+		return nil, fmt.Errorf("read module %.12s: %w", digest, refusal(resp))
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxModule))
 	if err != nil {
-		return nil, fmt.Errorf("read module %.12s: %w", digest, err)
+		// The control process had it when it began: its storage, or it, failed in the middle.
+		return nil, &wire.Problem{Code: "storage-unavailable", Status: http.StatusServiceUnavailable, Title: "The module could not be read", Detail: fmt.Sprintf("read module %.12s: %v", digest, err)}
 	}
 	return b, nil
+}
+
+// refusal is why the control process did not answer with 200.
+func refusal(resp *http.Response) error {
+	p := &wire.Problem{}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(p); err != nil || p.Code == "" {
+		return errors.New(resp.Status)
+	}
+	return p
 }
 
 // Code asks where the code of a module, compiled for an engine, lies, and waits while it is compiled. program is the digest of this program's file.
@@ -117,16 +127,12 @@ func (l *Link) Code(ctx context.Context, engine runtime.Engine, digest, program 
 		return runtime.Code{}, fmt.Errorf("ask for the code of module %.12s: %w", digest, err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return runtime.Code{}, fmt.Errorf("ask for the code of module %.12s: %w", digest, refusal(resp))
+	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return runtime.Code{}, fmt.Errorf("ask for the code of module %.12s: %w", digest, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		p := &wire.Problem{}
-		if json.Unmarshal(b, p) != nil || p.Code == "" {
-			return runtime.Code{}, fmt.Errorf("ask for the code of module %.12s: %s", digest, resp.Status)
-		}
-		return runtime.Code{}, p
 	}
 	var c wire.Code
 	code := runtime.Code{}

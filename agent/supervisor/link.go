@@ -65,11 +65,7 @@ func (w *worker) pass(to func([]byte)) http.HandlerFunc {
 func (w *worker) serveModule(rw http.ResponseWriter, r *http.Request) {
 	m, size, err := w.store.Module(r.Context(), r.PathValue("digest"))
 	if err != nil {
-		status := http.StatusInternalServerError
-		if gone(err) {
-			status = http.StatusNotFound
-		}
-		http.Error(rw, err.Error(), status)
+		refuse(rw, unread(err, "module-unread", "The module could not be read"))
 		return
 	}
 	defer m.Close()
@@ -96,13 +92,26 @@ func (w *worker) serveCode(rw http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(rw).Encode(wire.Code{Path: e.Code.Path, SHA256: e.Code.SHA256[:]}) // a worker that is gone needs it no more
 		return
 	}
+	refuse(rw, unread(err, "compile-failed", "The module could not be compiled"))
+}
+
+// unread is err for a worker: what it says itself, how the storage is, or else code and title.
+func unread(err error, code, title string) *wire.Problem {
 	var p *wire.Problem
-	if !errors.As(err, &p) {
-		p = &wire.Problem{Code: "compile-failed", Status: http.StatusInternalServerError, Title: "The module could not be compiled", Detail: err.Error()}
-		if gone(err) {
-			p.Status = http.StatusNotFound
-		}
+	if errors.As(err, &p) {
+		return p
 	}
+	p = &wire.Problem{Code: code, Status: http.StatusInternalServerError, Title: title, Detail: err.Error()}
+	if gone(err) {
+		p.Status = http.StatusNotFound
+	} else if storage := control.StorageProblem(err); storage != nil {
+		p = storage
+	}
+	return p
+}
+
+// refuse answers a worker with a problem.
+func refuse(rw http.ResponseWriter, p *wire.Problem) {
 	rw.WriteHeader(p.Status)
 	_ = json.NewEncoder(rw).Encode(p) // a worker that is gone needs it no more
 }

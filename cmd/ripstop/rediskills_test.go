@@ -8,7 +8,9 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -150,3 +152,23 @@ func killRedis(t *testing.T, kills int) {
 }
 
 func TestARedisKilledAmidChangesKeepsWhatWasAcknowledged(t *testing.T) { killRedis(t, 6) }
+
+func TestAWorkerThatStartsWhileTheStorageIsAwayServesOnceItIsBack(t *testing.T) {
+	r := startRedis(t)
+	s := startServer(t, "--broker", r.URL())
+	s.deploy("hello", saying("Content-Type: text/plain\n\nhello"), "")
+	pid := s.workerPID()
+	r.Kill()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	s.until("a worker that cannot read the module", func() bool { return strings.Contains(s.log.String(), "start task") })
+	if status, _, body := s.get("/hello/"); status != http.StatusServiceUnavailable {
+		t.Errorf("without its module it answers %d %q", status, body)
+	}
+	r.Restart()
+	s.until("the job to be served again", func() bool {
+		status, _, body := s.get("/hello/")
+		return status == http.StatusOK && body == "hello"
+	})
+}
