@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/time/rate"
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
@@ -672,7 +673,7 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 		a.shares[as.Job] = share
 	}
 	a.mu.Unlock()
-	t := &task{agent: a, assigned: as, manifest: m, limits: m.Limits, module: mod, audits: newBucket(a.opts.Clock, 20, 10), follow: follow, pool: pool{budget: &a.ahead}}
+	t := &task{agent: a, assigned: as, manifest: m, limits: m.Limits, module: mod, audits: rate.NewLimiter(10, 20), follow: follow, pool: pool{budget: &a.ahead}}
 	interposers := []hostcall.Interposer{counts, &refusals{task: t}}
 	if len(m.Policy) > 0 {
 		interposers = append(interposers, rules.With(policy.Options{OnDenied: t.denied}))

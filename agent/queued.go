@@ -95,6 +95,9 @@ func (a *Agent) attempt(ctx context.Context, job string, w *work) outcome {
 		return ended(wire.OutcomeHopeless, err.Error())
 	}
 	whole := ctx
+	if q.Hops > 0 {
+		ctx = context.WithValue(ctx, hopsKey{}, q.Hops)
+	}
 	if !q.Deadline.IsZero() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadlineCause(ctx, q.Deadline, errDeadline)

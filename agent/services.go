@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ripstop-vm/ripstop/internal/envelope"
 	"github.com/ripstop-vm/ripstop/internal/ids"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
@@ -171,15 +173,59 @@ func (s *services) Metric(_ context.Context, kind, name string, value float64) {
 	s.task.agent.opts.Recorder.Metric(s.task.assigned.Job, kind, name, value)
 }
 
-// maxHops bounds how deep invocations may lead to each other.
-const maxHops = 8
-
+// hopsKey leads to how many guests led to an invocation.
 type hopsKey struct{}
+
+func hopsOf(ctx context.Context) int {
+	hops, _ := ctx.Value(hopsKey{}).(int)
+	return hops
+}
+
+// allowance is how many requests one invocation may enqueue: maxEnqueued if it came from outside, a tenth for each guest that led to it,
+// but at least one. So no request leads to more than about six million others, however its guests go on.
+func allowance(hops int) int {
+	n := maxEnqueued
+	for range min(hops, envelope.MaxHops) {
+		n /= 10
+	}
+	return max(n, 1)
+}
+
+const maxEnqueued = 1000
+
+// Enqueue has the control process queue q.
+func (s *services) Enqueue(ctx context.Context, q guest.QueuedRequest) (guest.Enqueued, error) {
+	hops := hopsOf(ctx)
+	switch {
+	case hops >= envelope.MaxHops:
+		return guest.Enqueued{}, hostcall.ELOOP
+	case q.Nth >= allowance(hops):
+		return guest.Enqueued{}, hostcall.EDQUOT
+	}
+	payload, err := envelope.Request{Method: q.Method, Target: q.Target, Header: q.Header, Body: q.Body, Hops: hops + 1}.Encode()
+	switch {
+	case errors.Is(err, envelope.ErrTooLarge):
+		return guest.Enqueued{}, hostcall.EMSGSIZE
+	case err != nil:
+		return guest.Enqueued{}, hostcall.EINVAL
+	}
+	options := url.Values{"key": {q.Key}, "order": {q.Order}, "callback": {q.Callback}, "priority": {strconv.Itoa(q.Priority)},
+		"delay": {strconv.FormatInt(int64(q.Delay), 10)}, "deadline": {strconv.FormatInt(int64(q.Deadline), 10)}}
+	_, b, err := s.short(ctx, http.MethodPost, wire.PathEnqueue+url.PathEscape(q.Job)+"?"+options.Encode(), payload, nil)
+	if err != nil {
+		return guest.Enqueued{}, err
+	}
+	var got wire.Enqueued
+	if err := json.Unmarshal(b, &got); err != nil {
+		return guest.Enqueued{}, fmt.Errorf("enqueue for job %s: %w", q.Job, err)
+	}
+	return guest.Enqueued{ID: got.ID, Known: got.Known}, nil
+}
 
 // Invoke has another job on this host answer r. The callee ends when the caller does, and has no more time than it.
 func (s *services) Invoke(ctx context.Context, job string, r *http.Request) (*http.Response, error) {
-	hops, _ := ctx.Value(hopsKey{}).(int)
-	if hops >= maxHops {
+	hops := hopsOf(ctx)
+	if hops >= envelope.MaxHops {
 		return nil, hostcall.ELOOP
 	}
 	ctx, cancel := context.WithCancel(context.WithValue(ctx, hopsKey{}, hops+1))

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/ripstop-vm/ripstop/runtime"
@@ -26,7 +28,7 @@ type task struct {
 	slots    *slots
 	keep     bool  // isolation: task
 	most     int64 // sandboxes in use at once
-	audits   *bucket
+	audits   *rate.Limiter
 	follow   *following
 
 	pool    pool

@@ -4,11 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"sync"
 	"sync/atomic"
-	"time"
 
-	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
@@ -101,7 +98,7 @@ func (t *task) denied(c *hostcall.Call, rule string, observed bool) {
 
 // audit reports a refused call, but no more of them than the job's share.
 func (t *task) audit(c *hostcall.Call, why, level string) {
-	if !t.audits.take() {
+	if !t.audits.AllowN(t.agent.opts.Clock.Now(), 1) {
 		return
 	}
 	text := c.Func.String()
@@ -143,32 +140,4 @@ func (r *refusals) After(c *hostcall.Call) {
 	if c.Errno() == hostcall.ENOTCAPABLE && c.Rule == "" {
 		r.task.audit(c, "not granted", "warn")
 	}
-}
-
-// bucket is a token bucket.
-type bucket struct {
-	clock clock.Clock
-	most  float64
-	rate  float64 // a second
-
-	mu   sync.Mutex
-	have float64
-	last time.Time
-}
-
-func newBucket(c clock.Clock, most, rate float64) *bucket {
-	return &bucket{clock: c, most: most, rate: rate, have: most, last: c.Now()}
-}
-
-func (b *bucket) take() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := b.clock.Now()
-	b.have = min(b.most, b.have+b.rate*now.Sub(b.last).Seconds())
-	b.last = now
-	if b.have < 1 {
-		return false
-	}
-	b.have--
-	return true
 }

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/ripstop-vm/ripstop/broker"
 	"github.com/ripstop-vm/ripstop/internal/envelope"
 	"github.com/ripstop-vm/ripstop/internal/ids"
+	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
 )
 
@@ -39,7 +41,11 @@ func (s *Store) Enqueue(ctx context.Context, job string, v NewInvocation) (broke
 	if err != nil {
 		return broker.Receipt{}, err
 	}
-	settings := now.version.Manifest
+	return s.enqueue(ctx, now, q, v)
+}
+
+func (s *Store) enqueue(ctx context.Context, now state, q broker.Job, v NewInvocation) (broker.Receipt, error) {
+	job, settings := now.job.Name, now.version.Manifest
 	settings.Fill(job) // of a version from before there were queues
 	order := v.Order
 	if settings.Queue.Ordered {
@@ -50,6 +56,7 @@ func (s *Store) Enqueue(ctx context.Context, job string, v NewInvocation) (broke
 	setDefault(&one.ID, broker.InvocationID(ids.New()))
 	setDefault(&one.MaxAttempts, settings.Queue.Attempts)
 	setDefault(&one.ResultTTL, time.Duration(settings.Queue.TTL))
+	var err error
 	if one.Payload, err = v.Request.Encode(); err != nil {
 		return broker.Receipt{}, unfit(err)
 	}
@@ -84,19 +91,21 @@ func unfit(err error) error {
 func callback(granted policy.Capabilities, job, to string) (*broker.Callback, error) {
 	u, err := url.Parse(to)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil {
-		return nil, refuse(http.StatusBadRequest, "callback-invalid", "Invalid callback", "the callback is no http or https URL")
+		return nil, &refusal{&wire.Problem{Code: "callback-invalid", Status: http.StatusBadRequest, Title: "Invalid callback",
+			Detail: "the callback is no http or https URL"}, broker.ErrInvalid}
 	}
 	grants, err := policy.Grant(granted)
 	if err != nil {
 		return nil, err
 	}
 	if err := grants.Fetch(u); err != nil {
-		return nil, refuse(http.StatusUnprocessableEntity, "callback-refused", "Callback is not granted",
-			"job %s may not send to %s; name %s://%s under capabilities.fetch in its manifest", job, u.Redacted(), u.Scheme, u.Host)
+		return nil, &refusal{&wire.Problem{Code: "callback-refused", Status: http.StatusUnprocessableEntity, Title: "Callback is not granted",
+			Detail: fmt.Sprintf("job %s may not send to %s; name %s://%s under capabilities.fetch in its manifest", job, u.Redacted(), u.Scheme, u.Host)}, err}
 	}
 	doc, err := envelope.Callback{URL: to}.Encode()
 	if err != nil || len(doc) > broker.MaxCallback {
-		return nil, refuse(http.StatusRequestEntityTooLarge, "too-large", "Too large", "the callback's URL is too long")
+		return nil, &refusal{&wire.Problem{Code: "too-large", Status: http.StatusRequestEntityTooLarge, Title: "Too large", Detail: "the callback's URL is too long"},
+			envelope.ErrTooLarge}
 	}
 	return &broker.Callback{Document: doc, MaxAttempts: callbackAttempts}, nil
 }

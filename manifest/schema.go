@@ -33,6 +33,7 @@ var described = map[string]map[string]any{
 	"capabilities.fetch":     {"description": "Servers that may be fetched from, each as scheme://host[:port] or in parts.", "maxItems": policy.MaxFetch},
 	"capabilities.kv":        {"description": "Buckets.", "maxItems": policy.MaxNames},
 	"capabilities.invoke":    {"description": "Jobs that may be invoked.", "maxItems": policy.MaxNames},
+	"capabilities.enqueue":   {"description": "Jobs that invocations may be enqueued for.", "maxItems": policy.MaxNames},
 	"capabilities.secrets":   {"description": "Secrets that may be read, by name.", "maxItems": policy.MaxNames},
 	"capabilities.clock":     {"description": "What the guest reads as real time; the system's if left out."},
 	"capabilities.random":    {"description": "Where the guest's randomness comes from; the system's if left out."},
@@ -71,6 +72,7 @@ var described = map[string]map[string]any{
 	"queue.ordered":          {"description": "One after another, in the order in which they came."},
 	"capabilities.kv[]":      {"pattern": "^[a-z0-9][a-z0-9._-]{0,62}$"},
 	"capabilities.invoke[]":  {"pattern": labelPattern},
+	"capabilities.enqueue[]": {"pattern": labelPattern},
 	"capabilities.secrets[]": {"pattern": "^[A-Za-z][A-Za-z0-9._-]{0,127}$"},
 
 	"capabilities.files[].guest":    {"description": "Absolute path in the guest.", "pattern": "^/"},

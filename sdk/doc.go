@@ -26,7 +26,7 @@
 // a generator that the program seeds itself begins as it was.
 //
 // Goroutines, timers and contexts work as anywhere. http.Get and the like work too: http.DefaultTransport is a Transport,
-// which asks the host to make the request. What a job may fetch, read or write is granted by its manifest; anything else
+// which asks the host to make the request. Invoke has another job answer one now, Enqueue later. What a job may fetch, read, write, invoke or enqueue is granted by its manifest; anything else
 // fails with ErrNotGranted.
 //
 // A sandbox serves one request at a time. Goroutines that outlive their request stand still until the sandbox serves

@@ -13,4 +13,5 @@ func kvDelete(string, string, uint64) (stream, error)           { return nil, Er
 func kvList(string, string, string, uint32) (stream, error)     { return nil, ErrNoHost }
 func fetch(string, string, []byte, uint64) (stream, error)      { return nil, ErrNoHost }
 func invoke(_, _, _ string, _ []byte, _ uint64) (stream, error) { return nil, ErrNoHost }
+func enqueue(*queued) (stream, error)                           { return nil, ErrNoHost }
 func metric(uint32, string, string) error                       { return ErrNoHost }

@@ -39,6 +39,9 @@ func hostFetch(method unsafe.Pointer, methodLen uint32, url unsafe.Pointer, urlL
 //go:wasmimport ripstop_task_1 invoke
 func hostInvoke(job unsafe.Pointer, jobLen uint32, method unsafe.Pointer, methodLen uint32, target unsafe.Pointer, targetLen uint32, header unsafe.Pointer, headerLen uint32, length uint64, fd unsafe.Pointer) uint32
 
+//go:wasmimport ripstop_task_1 enqueue
+func hostEnqueue(job unsafe.Pointer, jobLen uint32, method unsafe.Pointer, methodLen uint32, target unsafe.Pointer, targetLen uint32, header unsafe.Pointer, headerLen uint32, body unsafe.Pointer, bodyLen uint32, key unsafe.Pointer, keyLen uint32, order unsafe.Pointer, orderLen uint32, callback unsafe.Pointer, callbackLen uint32, priority uint32, delay, deadline uint64, fd unsafe.Pointer) uint32
+
 //go:wasmimport ripstop_task_1 metric
 func hostMetric(kind uint32, name unsafe.Pointer, nameLen uint32, value unsafe.Pointer, valueLen uint32) uint32
 
@@ -215,6 +218,21 @@ func invoke(job, method, target string, header []byte, length uint64) (stream, e
 	h, hn := ptr(header)
 	e := hostInvoke(j, jn, m, mn, t, tn, h, hn, length, unsafe.Pointer(&fd))
 	runtime.KeepAlive(header)
+	return opened(e, fd)
+}
+
+func enqueue(q *queued) (stream, error) {
+	var fd uint32
+	j, jn := ptr(q.job)
+	m, mn := ptr(q.method)
+	t, tn := ptr(q.target)
+	h, hn := ptr(q.header)
+	b, bn := ptr(q.body)
+	k, kn := ptr(q.Key)
+	o, on := ptr(q.Order)
+	c, cn := ptr(q.Callback)
+	e := hostEnqueue(j, jn, m, mn, t, tn, h, hn, b, bn, k, kn, o, on, c, cn, uint32(q.Priority), uint64(q.Delay), uint64(q.Deadline), unsafe.Pointer(&fd))
+	runtime.KeepAlive(q)
 	return opened(e, fd)
 }
 

@@ -53,6 +53,12 @@ type vectors struct {
 		Fields  string `json:"fields"`
 		Payload string `json:"payload"`
 	} `json:"answers"`
+	Enqueued []struct {
+		Name  string `json:"name"`
+		Bytes string `json:"bytes"`
+		ID    string `json:"id"`
+		Known bool   `json:"known"`
+	} `json:"enqueued"`
 }
 
 type wantsVector struct {
@@ -124,7 +130,21 @@ func TestVectorsAreReadAndWritten(t *testing.T) {
 			t.Errorf("%s: %x %x %v", c.Name, fields, payload, err)
 		}
 	}
-	if len(v.Requests) < 3 || len(v.Responses) < 2 || len(v.Answers) < 3 {
+	for _, c := range v.Enqueued {
+		b := unhex(t, c.Bytes)
+		for _, more := range []string{"", "ff"} { // a later host may say more
+			if got, err := decodeQueued(append(b, more...)); err != nil || got != (Queued{ID: c.ID, Known: c.Known}) {
+				t.Errorf("%s: %+v %v", c.Name, got, err)
+			}
+		}
+		for len(b) > 0 {
+			b = b[:len(b)-1]
+			if got, err := decodeQueued(b); err == nil {
+				t.Errorf("%s: %d bytes of it were read as %+v", c.Name, len(b), got)
+			}
+		}
+	}
+	if len(v.Requests) < 3 || len(v.Responses) < 2 || len(v.Answers) < 3 || len(v.Enqueued) < 2 {
 		t.Error("vectors are missing")
 	}
 }
@@ -159,6 +179,9 @@ func FuzzAnswer(f *testing.F) {
 			return
 		}
 		_, _ = decodeVersion(fields)
+		if q, err := decodeQueued(fields); err == nil && len(q.ID)+8 > len(fields) {
+			t.Fatalf("%+v from %d bytes", q, len(fields))
+		}
 		if status, h, err := decodeHead(fields); err == nil {
 			again, h2, err := decodeHead(appendHead(nil, status, h))
 			if err != nil || again != status || !reflect.DeepEqual(h, h2) {

@@ -15,6 +15,7 @@ import (
 	"github.com/ripstop-vm/ripstop/agent/codecache"
 	"github.com/ripstop-vm/ripstop/broker"
 	"github.com/ripstop-vm/ripstop/control"
+	"github.com/ripstop-vm/ripstop/internal/envelope"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
@@ -40,6 +41,7 @@ func (w *worker) handler() http.Handler {
 	mux.HandleFunc("GET "+wire.PathKV+"{bucket}", w.forGuest(inBucket(w.kvRead)))
 	mux.HandleFunc("PUT "+wire.PathKV+"{bucket}", w.forGuest(inBucket(w.kvPut)))
 	mux.HandleFunc("DELETE "+wire.PathKV+"{bucket}", w.forGuest(inBucket(w.kvDelete)))
+	mux.HandleFunc("POST "+wire.PathEnqueue+"{job}", w.forGuest(w.enqueue))
 	mux.HandleFunc("GET "+wire.PathWork+"{id}", w.serveWork)
 	mux.HandleFunc("POST "+wire.PathWork+"{id}", w.takeWork)
 	mux.HandleFunc("POST "+wire.PathMetrics, w.pass(w.super.opts.Metrics))
@@ -166,9 +168,13 @@ func errnoOf(err error) hostcall.Errno {
 		return hostcall.ESTALE
 	case errors.Is(err, broker.ErrQuota):
 		return hostcall.EDQUOT
+	case errors.Is(err, broker.ErrQueueFull):
+		return hostcall.EBUSY
+	case errors.Is(err, envelope.ErrTooLarge):
+		return hostcall.EMSGSIZE
 	case errors.Is(err, broker.ErrTooLarge):
 		return hostcall.EFBIG
-	case errors.Is(err, broker.ErrInvalid):
+	case errors.Is(err, broker.ErrInvalid), errors.Is(err, envelope.ErrInvalid):
 		return hostcall.EINVAL
 	case errors.Is(err, broker.ErrFull):
 		return hostcall.ENOSPC

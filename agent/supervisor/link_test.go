@@ -27,6 +27,8 @@ type memory struct {
 	audit []control.AuditEntry
 	items map[string]broker.Item
 
+	queued []control.NewInvocation
+
 	secrets map[string]string // others are told by their names
 }
 
@@ -63,6 +65,15 @@ func (m *memory) KVPut(_ context.Context, job, bucket, key string, value []byte,
 func (m *memory) KVDelete(context.Context, string, string, string, *uint64) error {
 	return broker.ErrReadOnly
 }
+func (m *memory) Enqueue(_ context.Context, job string, v control.NewInvocation) (broker.Receipt, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if job == "full" {
+		return broker.Receipt{}, broker.ErrQueueFull
+	}
+	m.queued = append(m.queued, v)
+	return broker.Receipt{ID: "i-1", Known: v.Key != ""}, nil
+}
 func (m *memory) KVList(context.Context, string, string, string, string, int) ([]broker.Item, error) {
 	return []broker.Item{{Key: "k\xff", Value: []byte("abc"), Version: 3}}, nil
 }
@@ -86,7 +97,12 @@ func linked(t *testing.T, capabilities policy.Capabilities) (*worker, *memory, h
 }
 
 func ask(h http.Handler, method, path, job, version, body string, header ...string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	return askRequest(h, httptest.NewRequest(method, path, nil), job, version, body, header...)
+}
+
+func askRequest(h http.Handler, r *http.Request, job, version, body string, header ...string) *httptest.ResponseRecorder {
+	r.Body = io.NopCloser(strings.NewReader(body))
+	r.ContentLength = int64(len(body))
 	r.Header.Set(wire.HeaderJob, job)
 	r.Header.Set(wire.HeaderVersion, version)
 	for i := 0; i+1 < len(header); i += 2 {

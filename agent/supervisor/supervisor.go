@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/time/rate"
 
 	"github.com/ripstop-vm/ripstop/agent/codecache"
 	"github.com/ripstop-vm/ripstop/broker"
@@ -35,6 +36,7 @@ type Store interface {
 	KVGet(ctx context.Context, job, bucket, key string) (broker.Item, error)
 	KVPut(ctx context.Context, job, bucket, key string, value []byte, expect *uint64) (uint64, error)
 	KVDelete(ctx context.Context, job, bucket, key string, expect *uint64) error
+	Enqueue(ctx context.Context, job string, v control.NewInvocation) (broker.Receipt, error)
 	KVList(ctx context.Context, job, bucket, prefix, after string, limit int) ([]broker.Item, error)
 }
 
@@ -95,6 +97,7 @@ func (p *preparation) finish(problem *wire.Problem, lost bool) {
 
 // jobGrants are what the recent versions of a job may do. Older invocations may still be under way.
 type jobGrants struct {
+	enqueues *rate.Limiter // of all versions
 	versions map[uint64]*grant
 	order    []uint64
 }
@@ -106,6 +109,7 @@ type grant struct {
 	grants    *policy.Grants
 	transport *policy.Transport
 	entitled  string
+	enqueues  *rate.Limiter // its job's
 }
 
 // New makes a Supervisor. Nothing runs until Run is called.
@@ -366,7 +370,7 @@ func (s *Supervisor) allow(a wire.Assignment) error {
 	defer s.mu.Unlock()
 	j := s.grants[a.Job]
 	if j == nil {
-		j = &jobGrants{versions: map[uint64]*grant{}}
+		j = &jobGrants{versions: map[uint64]*grant{}, enqueues: rate.NewLimiter(enqueueRate, enqueueBurst)}
 		s.grants[a.Job] = j
 	}
 	if old := j.versions[a.Version]; old != nil {
@@ -374,7 +378,7 @@ func (s *Supervisor) allow(a wire.Assignment) error {
 	} else {
 		j.order = append(j.order, a.Version)
 	}
-	j.versions[a.Version] = &grant{grants: g, transport: policy.NewTransport(g), entitled: a.Entitlement}
+	j.versions[a.Version] = &grant{grants: g, transport: policy.NewTransport(g), entitled: a.Entitlement, enqueues: j.enqueues}
 	for len(j.order) > keepGrants {
 		j.versions[j.order[0]].transport.CloseIdleConnections()
 		delete(j.versions, j.order[0])

@@ -175,6 +175,7 @@ var capabilityOf = []struct{ prefix, need string }{
 	{"fetch", "fetch: outbound requests (capabilities.fetch)"},
 	{"kv_", "kv: buckets are used (capabilities.kv)"},
 	{"invoke", "invoke: other jobs are invoked (capabilities.invoke)"},
+	{"enqueue", "enqueue: requests are queued for jobs (capabilities.enqueue)"},
 	{"secret", "secrets: secrets are read (capabilities.secrets)"},
 	{"config", "config: configuration is read (config)"},
 }

@@ -53,6 +53,13 @@ func serve(w http.ResponseWriter, r *http.Request) {
 			}
 			return err
 		}},
+		{"enqueue for the job hello", func() error {
+			q, err := http.NewRequest(http.MethodPost, "/", nil)
+			if err == nil {
+				_, err = sdk.Enqueue("hello", q, sdk.EnqueueOptions{})
+			}
+			return err
+		}},
 		{"run /bin/sh", func() error { _, err := os.StartProcess("/bin/sh", nil, &os.ProcAttr{}); return err }},
 	}
 	worked := 0

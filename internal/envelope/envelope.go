@@ -29,6 +29,9 @@ const (
 	MaxBody = broker.MaxPayload - MaxHead // of a request and of a response: 960 KiB
 )
 
+// MaxHops bounds how many guests may lead to each other, by invoking and by enqueueing.
+const MaxHops = 8
+
 // What callers branch on.
 var (
 	// ErrTooLarge: the head or the body is over its bound.
@@ -44,6 +47,7 @@ type Request struct {
 	Header   http.Header
 	Body     []byte
 	Deadline time.Time // no attempt begins after it, and one under way is ended; zero: none
+	Hops     int       // how many guests led to it: 0 for one that came from outside; at most MaxHops
 }
 
 // Response is what a guest answered.
@@ -64,6 +68,7 @@ type requestHead struct {
 	Target   string      `json:"target"`
 	Header   http.Header `json:"header,omitempty"`
 	Deadline time.Time   `json:"deadline,omitzero"`
+	Hops     int         `json:"hops,omitempty"`
 }
 
 type responseHead struct {
@@ -82,7 +87,7 @@ func (r Request) Encode() ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	return encode("request", requestHead{Schema, r.Method, r.Target, widened(r.Header), r.Deadline}, r.Body)
+	return encode("request", requestHead{Schema, r.Method, r.Target, widened(r.Header), r.Deadline, r.Hops}, r.Body)
 }
 
 // DecodeRequest reads a request. The body is a part of b. It fails with ErrInvalid.
@@ -92,7 +97,7 @@ func DecodeRequest(b []byte) (Request, error) {
 	if err != nil {
 		return Request{}, err
 	}
-	r := Request{Method: h.Method, Target: h.Target, Body: body, Deadline: h.Deadline}
+	r := Request{Method: h.Method, Target: h.Target, Body: body, Deadline: h.Deadline, Hops: h.Hops}
 	if r.Header, err = narrowed(h.Header); err == nil {
 		err = r.check()
 	}
@@ -105,6 +110,9 @@ func (r Request) check() error {
 		return fmt.Errorf("the method %.40q: %w", r.Method, ErrInvalid)
 	case !strings.HasPrefix(r.Target, "/") || !utf8.ValidString(r.Target):
 		return fmt.Errorf("the path %.200q does not begin with a /: %w", r.Target, ErrInvalid)
+	}
+	if r.Hops < 0 || r.Hops > MaxHops {
+		return fmt.Errorf("after %d others, of at most %d: %w", r.Hops, MaxHops, ErrInvalid)
 	}
 	return checkHeader(r.Header)
 }

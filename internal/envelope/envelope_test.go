@@ -22,7 +22,7 @@ func TestWhatIsWrittenIsReadBack(t *testing.T) {
 	high := string(every[0x80:])
 	for _, r := range []Request{
 		{Method: "GET", Target: "/", Header: http.Header{}, Body: []byte{}},
-		{Method: "POST", Target: "/a?b=c", Header: http.Header{"X-A": {"1", "2"}, "X-High": {high}}, Body: every, Deadline: at},
+		{Method: "POST", Target: "/a?b=c", Header: http.Header{"X-A": {"1", "2"}, "X-High": {high}}, Body: every, Deadline: at, Hops: MaxHops},
 		{Method: "PUT", Target: "/", Header: http.Header{}, Body: make([]byte, MaxBody)},
 	} {
 		b, err := r.Encode()
@@ -63,6 +63,7 @@ func TestWhatIsTooLargeOrNoRequestIsRefused(t *testing.T) {
 		"no path":          {Request{Method: "GET"}, ErrInvalid},
 		"a relative path":  {Request{Method: "GET", Target: "a"}, ErrInvalid},
 		"a bad name":       {Request{Method: "GET", Target: "/", Header: http.Header{"A b": {"1"}}}, ErrInvalid},
+		"too many hops":    {Request{Method: "GET", Target: "/", Hops: MaxHops + 1}, ErrInvalid},
 		"a bad value":      {Request{Method: "GET", Target: "/", Header: http.Header{"A": {"1\n2"}}}, ErrInvalid},
 	} {
 		if _, err := c.r.Encode(); !errors.Is(err, c.want) {

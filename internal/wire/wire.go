@@ -97,6 +97,7 @@ const (
 	PathCode    = "/code/"           // + engine + "/" + digest: GET gives the Code, once it is there; it may be compiled first. HeaderProgram
 	PathFetch   = "/fetch"           // POST: the request to make, in wire form: HeaderMethod and HeaderURL, other headers after PrefixFetch, body as it is
 	PathKV      = "/kv/"             // + bucket: GET ?key=, GET ?prefix=&after=&limit=, PUT ?key= (HeaderIf), DELETE ?key= (HeaderIf)
+	PathEnqueue = "/enqueue/"        // + job: POST a request (package envelope) ?key=&order=&callback=&priority=&delay=&deadline=, the last two in nanoseconds: queues it and gives an Enqueued
 	PathWork    = "/work/"           // + ID of an invoke: GET gives its request (package envelope), with HeaderInvocation and HeaderAttempt; POST takes what came of it, with HeaderOutcome
 	PathSecrets = "/secrets"         // GET ?name= gives one secret's bytes
 	PathMetrics = "/otlp/v1/metrics" // POST: metric families of Prometheus, delimited protobuf messages
@@ -129,6 +130,12 @@ const (
 type Code struct {
 	Path   string `json:"path"`
 	SHA256 []byte `json:"sha256"` // base64
+}
+
+// Enqueued says what became of a request that was to be queued.
+type Enqueued struct {
+	ID    string `json:"id"` // of the invocation
+	Known bool   `json:"known,omitempty"`
 }
 
 // Listed is a key in the answer to a list of a bucket. Keys are bytes, which JSON strings are not.

@@ -24,6 +24,14 @@ type vectors struct {
 	Responses []responseVector `json:"responses"`
 	Refused   []refusedVector  `json:"refused_responses"`
 	Answers   []answerVector   `json:"answers"`
+	Enqueued  []enqueuedVector `json:"enqueued"`
+}
+
+type enqueuedVector struct {
+	Name  string `json:"name"`
+	Bytes string `json:"bytes"` // the fields of an answer to enqueue
+	ID    string `json:"id"`
+	Known bool   `json:"known"`
 }
 
 type wantsVector struct {
@@ -155,6 +163,15 @@ func TestVectorsAreWrittenAndRead(t *testing.T) {
 		}
 		if n, err := l.stream.Read(out); n != 0 || err != nil {
 			t.Errorf("%s: no end: %d %v", c.Name, n, err)
+		}
+	}
+	for i := range v.Enqueued {
+		c := &v.Enqueued[i]
+		got := hex.EncodeToString(Enqueued{ID: c.ID, Known: c.Known}.append(nil))
+		if *update {
+			c.Bytes = got
+		} else if got != c.Bytes {
+			t.Errorf("%s: %s, want %s", c.Name, got, c.Bytes)
 		}
 	}
 	if *update {

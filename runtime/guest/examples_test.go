@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -138,6 +139,36 @@ func TestWeatherAsksItsUpstreamAtOnce(t *testing.T) {
 	}
 }
 
+func TestLaterTakesANoteAndIsGivenItBack(t *testing.T) {
+	w := newWorld()
+	p := program(t, examples+"later", w, policy.Capabilities{Enqueue: []string{"later"}}, Options{})
+	info := ServeInfo{ScriptName: "/later"}
+	for _, c := range []struct {
+		target string
+		status int
+		body   string
+	}{
+		{"/later/?in=90s", 202, "q0\n"}, {"/later/?in=90s", 202, "q0\n"}, // the same key
+		{"/later/", 400, "say when, as in ?in=90s\n"},
+		{"/later/due", 404, "404 page not found\n"},
+	} {
+		r := httptest.NewRequest("POST", c.target, strings.NewReader("stretch"))
+		r.Header.Set("Idempotency-Key", "k")
+		rec, _, err := ask(t, p, r, info)
+		if err != nil || rec.Code != c.status || rec.Body.String() != c.body {
+			t.Errorf("%s: %d %q %v", c.target, rec.Code, rec.Body, err)
+		}
+	}
+	if len(w.queue) != 1 || w.queue[0].Delay != 90*time.Second || w.queue[0].Target != "/due" {
+		t.Fatalf("queued: %+v", w.queue)
+	}
+	r := httptest.NewRequest(w.queue[0].Method, "/later"+w.queue[0].Target, bytes.NewReader(w.queue[0].Body))
+	r.Header.Set("Ripstop-Attempt", "1")
+	if rec, _, err := ask(t, p, r, info); err != nil || rec.Body.String() != "reminded of \"stretch\"\n" || !strings.Contains(w.text(), "log info stretch") {
+		t.Errorf("%q %v\n%s", rec.Body, err, w.text())
+	}
+}
+
 func TestNosyIsRefusedEverything(t *testing.T) {
 	w := newWorld()
 	w.values["guestbook/visits"], w.data["guestbook/visits"] = KVItem{Key: "visits", Version: 1}, []byte("1")
@@ -149,7 +180,7 @@ func TestNosyIsRefusedEverything(t *testing.T) {
 		t.Fatalf("%v\n%s", err, w.text())
 	}
 	body := rec.Body.String()
-	if !strings.Contains(body, "\n0 of 13 attempts worked.\n") || strings.Count(body, "refused  ") != 13 || strings.Count(body, "not granted to this job") != 6 {
+	if !strings.Contains(body, "\n0 of 14 attempts worked.\n") || strings.Count(body, "refused  ") != 14 || strings.Count(body, "not granted to this job") != 7 {
 		t.Errorf("%s", body)
 	}
 }

@@ -144,6 +144,27 @@ type KVItem struct {
 	Size    uint64 // of the value, in bytes
 }
 
+// QueuedRequest is a request that a guest has queued. Key and Order are UTF-8.
+type QueuedRequest struct {
+	Job             string // which has to answer it
+	Method, Target  string // the target is a path with a query
+	Header          http.Header
+	Body            []byte
+	Key             string        // idempotency key; empty: none
+	Order           string        // of those with one Order, each starts after the one before has ended; empty: none
+	Callback        string        // URL that is told of the end; empty: none
+	Priority        int           // 0 to 9
+	Delay, Deadline time.Duration // from now; a Deadline of 0: none
+	// Nth is how many the guest asked for before this one, in the same invocation.
+	Nth int
+}
+
+// Enqueued says what became of a QueuedRequest.
+type Enqueued struct {
+	ID    string // of the invocation
+	Known bool   // one with the same Key was there before, and stays as it was
+}
+
 // Services is what the world offers to the guests of a job. Methods are safe for concurrent use. Every context leads to
 // the ServeInfo of its invocation (InfoOf) and ends with it; methods return soon after. Errors that wrap a
 // hostcall.Errno reach the guest as it (ENOENT no such key, ESTALE the version differs, EDQUOT over a quota,
@@ -154,6 +175,9 @@ type Services interface {
 	Fetch(ctx context.Context, r *http.Request) (*http.Response, error)
 	// Invoke sends a request to another job. The response's body is closed by the caller.
 	Invoke(ctx context.Context, job string, r *http.Request) (*http.Response, error)
+	// Enqueue queues a request for a job, and returns once it is durable: ENOENT if there is no such job, EBUSY if its queue is full,
+	// EDQUOT if the invocation asked for too many, ELOOP if too many led to each other. After these nothing has changed; after EIO it may have.
+	Enqueue(ctx context.Context, q QueuedRequest) (Enqueued, error)
 	// KVGet reads a key: ENOENT if there is none.
 	KVGet(ctx context.Context, bucket, key string) (value []byte, version uint64, err error)
 	// KVPut writes a key if its version is *expect (0: it must not exist; nil: whatever it is): ESTALE if it is another.

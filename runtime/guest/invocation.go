@@ -47,6 +47,8 @@ type invocation struct {
 	mu      sync.Mutex
 	streams map[*stream]struct{} // not closed yet
 	calls   int                  // long calls under way
+
+	enqueued int // requests that were to be queued
 }
 
 // invocationContext leads to the ServeInfo.

@@ -16,6 +16,9 @@ func (nothing) Fetch(context.Context, *http.Request) (*http.Response, error) {
 func (nothing) Invoke(context.Context, string, *http.Request) (*http.Response, error) {
 	return nil, hostcall.ENOSYS
 }
+func (nothing) Enqueue(context.Context, QueuedRequest) (Enqueued, error) {
+	return Enqueued{}, hostcall.ENOSYS
+}
 func (nothing) KVGet(context.Context, string, string) ([]byte, uint64, error) {
 	return nil, 0, hostcall.ENOSYS
 }

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
@@ -26,6 +27,9 @@ const (
 	maxMethod = 32
 	maxURL    = 8 << 10
 	maxConfig = 64 << 10
+	maxQueued = 960 << 10 // body of a request that is queued
+	maxQueue  = 9         // priority of one
+	maxOrder  = 192       // an idempotency key, with which the name of the guest's job is kept, and an order
 )
 
 // anyVersion is the condition of a kv_put or kv_delete without one.
@@ -98,6 +102,11 @@ var taskLibrary = &hostcall.Library{Name: "task", Funcs: []hostcall.Func{
 		secretText("header", 4, MaxHeaderBytes), num("length", hostcall.Uint, 6), fdOut(7)),
 	task("invoke", hostcall.WriteOutside, "iiiiiiiiLi", invoke, text("job", 0, maxName), text("method", 2, maxMethod),
 		text("target", 4, maxURL), secretText("header", 6, MaxHeaderBytes), num("length", hostcall.Uint, 8), fdOut(9)),
+	task("enqueue", hostcall.WriteOutside, "iiiiiiiiiiiiiiiiiLLi", enqueue, text("job", 0, maxName), text("method", 2, maxMethod),
+		text("target", 4, maxURL), secretText("header", 6, MaxHeaderBytes),
+		hostcall.Arg{Name: "body", Kind: hostcall.Bytes, Param: 8, Max: maxQueued, MaxErrno: hostcall.EMSGSIZE},
+		text("key", 10, maxOrder), text("order", 12, maxOrder), text("callback", 14, maxURL),
+		num("priority", hostcall.Uint, 16), num("delay", hostcall.Uint, 17), num("deadline", hostcall.Uint, 18), fdOut(19)),
 	task("metric", hostcall.WriteOutside, "iiiii", metric,
 		hostcall.Arg{Name: "kind", Kind: hostcall.Enum, Param: 0, Names: metricNames}, text("name", 1, maxName), text("value", 3, 32)),
 	task("respond", hostcall.WriteOutside, "iii", respond, secretText("head", 0, MaxHeaderBytes), fdOut(2)),
@@ -339,6 +348,64 @@ func invoke(s *state, c *hostcall.Call) {
 	exchange(s, c, r, length, 5, func(l *longCall) (*http.Response, error) {
 		return s.program.opts.Services.Invoke(l.ctx, job, l.request.WithContext(l.ctx))
 	})
+}
+
+func enqueue(s *state, c *hostcall.Call) {
+	q := QueuedRequest{Job: string(c.Text(0)), Method: string(c.Text(1)), Target: string(c.Text(2)), Key: string(c.Text(5)), Order: string(c.Text(6)),
+		Callback: string(c.Text(7)), Priority: int(c.Uint32(8))}
+	if e := refusal(s.program.opts.Grants.Enqueue(q.Job)); e != hostcall.Success {
+		c.Fail(e)
+		return
+	}
+	if q.Callback != "" {
+		to, err := url.Parse(q.Callback)
+		if err != nil || to.Host == "" {
+			c.Fail(hostcall.EINVAL)
+			return
+		}
+		if e := refusal(s.program.opts.Grants.Fetch(to)); e != hostcall.Success {
+			c.Fail(e)
+			return
+		}
+	}
+	u, err := url.ParseRequestURI(q.Target)
+	delay, deadline := c.Num(9), c.Num(10)
+	if err != nil || !strings.HasPrefix(q.Target, "/") || c.Uint32(8) > maxQueue || !utf8.ValidString(q.Key) || !utf8.ValidString(q.Order) || delay > math.MaxInt64 || deadline > math.MaxInt64 {
+		c.Fail(hostcall.EINVAL)
+		return
+	}
+	q.Delay, q.Deadline = time.Duration(delay), time.Duration(deadline)
+	u.Scheme, u.Host = "http", q.Job
+	r, e := outbound(s, q.Method, u, c.Text(3), 0)
+	if e != hostcall.Success {
+		c.Fail(e)
+		return
+	}
+	for name := range r.Header {
+		if strings.HasPrefix(name, "Ripstop-") { // the server's own
+			c.Fail(hostcall.EINVAL)
+			return
+		}
+	}
+	q.Header = r.Header
+	q.Body = append([]byte(nil), c.Value(4).Data...)
+	if s.inv != nil {
+		q.Nth = s.inv.enqueued
+		s.inv.enqueued++
+	}
+	s.long(c, 11, func(l *longCall) {
+		got, err := s.program.opts.Services.Enqueue(l.ctx, q)
+		l.answer(err, got.append(nil), nil)
+	})
+}
+
+// append writes the fields of an enqueue's answer.
+func (e Enqueued) append(b []byte) []byte {
+	known := uint32(0)
+	if e.Known {
+		known = 1
+	}
+	return appendUint32(appendString(b, e.ID), known)
 }
 
 func metric(s *state, c *hostcall.Call) {

@@ -32,6 +32,7 @@ type world struct {
 	secrets map[string]string
 	client  *http.Client
 	jobs    map[string]http.Handler
+	queue   []QueuedRequest
 }
 
 func newWorld() *world {
@@ -53,6 +54,21 @@ func (w *world) Invoke(_ context.Context, job string, r *http.Request) (*http.Re
 	rec := httptest.NewRecorder()
 	h.ServeHTTP(rec, r)
 	return rec.Result(), nil
+}
+
+func (w *world) Enqueue(_ context.Context, q QueuedRequest) (Enqueued, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if q.Job == "gone" {
+		return Enqueued{}, hostcall.ENOENT
+	}
+	for i, old := range w.queue {
+		if q.Key != "" && old.Key == q.Key {
+			return Enqueued{ID: fmt.Sprint("q", i), Known: true}, nil
+		}
+	}
+	w.queue = append(w.queue, q)
+	return Enqueued{ID: fmt.Sprint("q", len(w.queue)-1)}, nil
 }
 
 func (w *world) KVGet(_ context.Context, bucket, key string) ([]byte, uint64, error) {

@@ -13,6 +13,7 @@ type Capabilities struct {
 	Fetch   []Fetch           `json:"fetch,omitempty"`
 	KV      []string          `json:"kv,omitempty"`      // buckets
 	Invoke  []string          `json:"invoke,omitempty"`  // jobs
+	Enqueue []string          `json:"enqueue,omitempty"` // jobs
 	Secrets []string          `json:"secrets,omitempty"` // names
 	Clock   Clock             `json:"clock,omitzero"`
 	Random  Random            `json:"random,omitzero"`

@@ -24,7 +24,7 @@ const (
 	MaxEnv      = 256      // variables
 	MaxEnvBytes = 64 << 10 // names and values together
 	MaxFetch    = 256      // entries of Fetch
-	MaxNames    = 256      // entries of KV, Invoke and Secrets, each
+	MaxNames    = 256      // entries of KV, Invoke, Enqueue and Secrets, each
 	maxPath     = 4096     // bytes of a guest path, as WASI's own bound
 )
 
@@ -52,7 +52,7 @@ func (e *Error) Error() string {
 
 // A RefusedError reports that something is not granted. To a guest it is ENOTCAPABLE (errors.Is knows it).
 type RefusedError struct {
-	What string // "fetch", "kv", "invoke", "secret", "address"
+	What string // "fetch", "kv", "invoke", "enqueue", "secret", "address"
 	Name string // what was asked for
 	Why  string // may be empty
 }
@@ -79,6 +79,7 @@ type Grants struct {
 	fetch   []fetchEntry
 	kv      map[string]bool
 	invoke  map[string]bool
+	enqueue map[string]bool
 	secrets map[string]bool
 }
 
@@ -96,7 +97,7 @@ func Grant(c Capabilities) (*Grants, error) {
 	p := problems{rule: -1}
 	g := &Grants{
 		Env: maps.Clone(c.Env), Clock: c.Clock, Random: c.Random,
-		kv: map[string]bool{}, invoke: map[string]bool{}, secrets: map[string]bool{},
+		kv: map[string]bool{}, invoke: map[string]bool{}, enqueue: map[string]bool{}, secrets: map[string]bool{},
 	}
 	if c.Random.Seed != nil {
 		seed := *c.Random.Seed
@@ -112,6 +113,7 @@ func Grant(c Capabilities) (*Grants, error) {
 	}
 	p.names("kv", c.KV, g.kv, CheckBucket)
 	p.names("invoke", c.Invoke, g.invoke, CheckLabel)
+	p.names("enqueue", c.Enqueue, g.enqueue, CheckLabel)
 	p.names("secrets", c.Secrets, g.secrets, CheckSecret)
 	if c.Clock.Offset != 0 && !c.Clock.Frozen.IsZero() {
 		p.add("clock", "offset and frozen exclude each other: write one of them")
@@ -362,6 +364,9 @@ func (g *Grants) KV(bucket string) error { return granted(g.kv, "kv", bucket) }
 
 // Invoke reports whether the guest may invoke a job. The error is a *RefusedError.
 func (g *Grants) Invoke(job string) error { return granted(g.invoke, "invoke", job) }
+
+// Enqueue reports whether the guest may enqueue invocations of a job. The error is a *RefusedError.
+func (g *Grants) Enqueue(job string) error { return granted(g.enqueue, "enqueue", job) }
 
 // Secret reports whether the guest may read a secret. The error is a *RefusedError.
 func (g *Grants) Secret(name string) error { return granted(g.secrets, "secret", name) }

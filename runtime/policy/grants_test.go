@@ -25,7 +25,7 @@ func granted1(t *testing.T, c Capabilities) *Grants {
 func TestNothingIsGrantedUnlessNamed(t *testing.T) {
 	empty := granted1(t, Capabilities{})
 	u, _ := url.Parse("https://api.example.com/")
-	for what, err := range map[string]error{"fetch": empty.Fetch(u), "kv": empty.KV("a"), "invoke": empty.Invoke("a"), "secret": empty.Secret("A")} {
+	for what, err := range map[string]error{"fetch": empty.Fetch(u), "kv": empty.KV("a"), "invoke": empty.Invoke("a"), "enqueue": empty.Enqueue("a"), "secret": empty.Secret("A")} {
 		var refused *RefusedError
 		if !errors.As(err, &refused) || refused.What != what || !errors.Is(err, hostcall.ENOTCAPABLE) {
 			t.Errorf("%s: %v", what, err)
@@ -34,12 +34,12 @@ func TestNothingIsGrantedUnlessNamed(t *testing.T) {
 	if len(empty.Environ()) != 0 || len(empty.Files) != 0 {
 		t.Errorf("%+v", empty)
 	}
-	some := granted1(t, Capabilities{KV: []string{"a"}, Invoke: []string{"b"}, Secrets: []string{"C"}, Env: map[string]string{"Z": "1", "A": "2"},
+	some := granted1(t, Capabilities{KV: []string{"a"}, Invoke: []string{"b"}, Enqueue: []string{"d"}, Secrets: []string{"C"}, Env: map[string]string{"Z": "1", "A": "2"},
 		Files: []File{{Guest: "/", Source: "x"}}})
-	if err := errors.Join(some.KV("a"), some.Invoke("b"), some.Secret("C")); err != nil {
+	if err := errors.Join(some.KV("a"), some.Invoke("b"), some.Enqueue("d"), some.Secret("C")); err != nil {
 		t.Error(err)
 	}
-	if some.KV("b") == nil || some.Invoke("a") == nil || some.Secret("c") == nil {
+	if some.KV("b") == nil || some.Invoke("a") == nil || some.Enqueue("b") == nil || some.Invoke("d") == nil || some.Secret("c") == nil {
 		t.Error("something else was granted, too")
 	}
 	if got := strings.Join(some.Environ(), " "); got != "A=2 Z=1" {

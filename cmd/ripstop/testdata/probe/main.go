@@ -68,6 +68,31 @@ func init() {
 				return
 			}
 			fmt.Fprint(w, n+1)
+		case "enqueue": // POST body of n bytes to path of job, times times
+			n, _ := strconv.Atoi(q.Get("n"))
+			times, _ := strconv.Atoi(q.Get("times"))
+			for range max(times, 1) {
+				out, _ := http.NewRequestWithContext(r.Context(), "POST", q.Get("path"), strings.NewReader(strings.Repeat("x", n)))
+				out.Header.Set("X-Token", "from a guest")
+				got, err := sdk.Enqueue(q.Get("job"), out, sdk.EnqueueOptions{Key: q.Get("key"), Callback: q.Get("callback")})
+				say(got.ID, err)
+			}
+		case "chain": // enqueues itself, and another one from the third step on; notes what came of it by the step, which the body has
+			b, _ := io.ReadAll(r.Body)
+			step, _ := strconv.Atoi(string(b))
+			out, _ := http.NewRequestWithContext(r.Context(), "POST", "/chain", strings.NewReader(strconv.Itoa(step+1)))
+			_, err := sdk.Enqueue("probe", out, sdk.EnqueueOptions{})
+			note := fmt.Sprint(err)
+			if step >= 3 {
+				out, _ := http.NewRequestWithContext(r.Context(), "POST", "/count", nil)
+				_, err := sdk.Enqueue("probe", out, sdk.EnqueueOptions{})
+				note += ", " + fmt.Sprint(err)
+			}
+			_, err = sdk.KV("things").Put(r.Context(), "chain/"+strconv.Itoa(step), []byte(note))
+			say(note, err)
+		case "value":
+			b, _, err := sdk.KV("things").Get(r.Context(), q.Get("key"))
+			say(string(b), err)
 		case "metric":
 			say("metric", sdk.Count("probed", 2))
 		case "echo":

@@ -140,6 +140,24 @@ func init() {
 		resp.Body.Close()
 		fmt.Fprintf(w, "%d %s %d %.40s %v", resp.StatusCode, resp.Header.Get("X-Up"), len(b), b, err)
 	})
+	mux.HandleFunc("/enqueue", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.FormValue("n"))
+		priority, _ := strconv.Atoi(r.FormValue("priority"))
+		q, err := http.NewRequestWithContext(r.Context(), r.FormValue("method"), r.FormValue("url"), io.LimitReader(zeros{}, int64(n)))
+		if err != nil {
+			fmt.Fprint(w, err)
+			return
+		}
+		for name, vs := range r.URL.Query() {
+			if rest, ok := strings.CutPrefix(name, "h-"); ok {
+				q.Header[rest] = vs
+			}
+		}
+		delay, _ := time.ParseDuration(r.FormValue("delay"))
+		got, err := sdk.Enqueue(r.FormValue("job"), q, sdk.EnqueueOptions{Key: r.FormValue("key"), Order: r.FormValue("order"), Callback: r.FormValue("callback"),
+			Priority: priority, Delay: delay, Deadline: 2 * delay})
+		fmt.Fprintf(w, "%s %v %v", got.ID, got.Known, err)
+	})
 	mux.HandleFunc("/pipe", func(w http.ResponseWriter, r *http.Request) {
 		resp, err := http.Get(r.FormValue("url"))
 		if err != nil {
