@@ -5,12 +5,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 )
 
-// Start tells how a long test runs: its seed, which it prints, and whether it goes on: for half an hour, or RIPSTOP_SOAK_TIME.
-// RIPSTOP_SOAK_SEED sets the seed.
+// Start tells how a long test runs: its seed, which it prints, and whether it goes on: for half an hour, or RIPSTOP_SOAK_TIME, and for
+// as much time at the processor, which a machine that is shared may give it late. RIPSTOP_SOAK_SEED sets the seed.
 func Start(t *testing.T) (seed uint64, more func(n int) bool) {
 	t.Helper()
 	length, seed := 30*time.Minute, rand.Uint64()
@@ -26,6 +27,16 @@ func Start(t *testing.T) (seed uint64, more func(n int) bool) {
 		}
 	}
 	t.Logf("seed %d, for %v", seed, length)
-	end := time.Now().Add(length)
-	return seed, func(int) bool { return time.Now().Before(end) }
+	began, had := time.Now(), atProcessor(t)
+	t.Cleanup(func() { t.Logf("%v, of it %v at the processor", time.Since(began), atProcessor(t)-had) })
+	return seed, func(int) bool { return time.Since(began) < length || atProcessor(t)-had < length }
+}
+
+// atProcessor is what this process has had of the processor.
+func atProcessor(t *testing.T) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
