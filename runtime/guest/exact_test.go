@@ -3,13 +3,18 @@ package guest
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +29,8 @@ import (
 
 // unruly is a task whose exports change whatever it has: memory, globals that nobody else sees, its table and segments, its stack, and what the
 // host keeps for it.
+//
+// Its handler begins the long calls that the bits at deedsAt ask for, and then answers, traps or goes on for ever.
 func unruly() *wasmtest.Module {
 	ok := "\xc8\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00hi"
 	m := handmade{buffer: at(1024, 8192), answer: at(64, uint32(len(ok))), data: []wasmtest.Data{{Offset: 64, Bytes: []byte(ok)}, {Offset: 70000, Bytes: []byte("as it was")}}}.module()
@@ -66,6 +73,20 @@ func unruly() *wasmtest.Module {
 		}
 		add(im.Name, im.Type, body, wasmtest.Call(uint32(i+1)))
 	}
+	handle := &m.Funcs[slices.IndexFunc(m.Funcs, func(f wasmtest.Func) bool { return f.Export == TaskHandle })]
+	imported := func(name string) []byte {
+		i := slices.IndexFunc(m.Imports, func(im wasmtest.Import) bool { return im.Name == name })
+		return wasmtest.Cat(wasmtest.Call(uint32(i)), []byte{wasmtest.Drop})
+	}
+	deed := func(bit deeds, body ...[]byte) []byte { // if the bit is set, body
+		return wasmtest.Cat(n(deedsAt), wasmtest.Load(0), n(int32(bit)), []byte{0x71, 0x04, 0x40}, wasmtest.Cat(body...), []byte{wasmtest.End})
+	}
+	handle.Body = wasmtest.Cat(
+		deed(getsKey, n(bucketAt), n(1), n(keyAt), n(4), n(fdsAt), imported("kv_get")),
+		deed(fetches, n(methodAt), n(3), n(urlAt), n(int32(len(lateURL))), n(0), n(0), wasmtest.I64Const(0), n(fdsAt+4), imported("fetch")),
+		deed(traps, []byte{wasmtest.Unreachable}),
+		deed(staysOn, wasmtest.Loop(wasmtest.Br(0))),
+		handle.Body)
 	add("poke", two, get(0), get(1), wasmtest.Store(0))
 	add("grow", two, get(1), wasmtest.MemoryGrow(), []byte{wasmtest.Drop})
 	add("trap", two, get(0), get(1), wasmtest.Store(0), []byte{wasmtest.Unreachable})
@@ -81,6 +102,12 @@ func unruly() *wasmtest.Module {
 	add("table.init", two, n(0), n(0), n(1), []byte{0xfc, 12, 0, 0})
 	add("elem.drop", two, []byte{0xfc, 13, 0})
 	add("data.drop", two, []byte{0xfc, 9, 2})
+	// tables is the length of the table, and a bit for each of its first four elements that is null.
+	tables := wasmtest.Cat([]byte{0xfc, 16, 0}, n(4), []byte{0x74})
+	for i := range int32(4) {
+		tables = wasmtest.Cat(tables, n(i), []byte{0x25, 0, 0xd1}, n(i), []byte{0x74, 0x72})
+	}
+	add("tables", wasmtest.Type{Results: []byte{i32}}, tables)
 	add("memory.init", two, get(0), n(0), n(4), []byte{0xfc, 8, 2, 0})
 	// deep calls itself as often as its first parameter says, with a frame of some size.
 	self := uint32(len(m.Imports) + len(m.Funcs))
@@ -100,73 +127,227 @@ func (stopper) Before(c *hostcall.Call) hostcall.Verdict {
 }
 func (stopper) After(*hostcall.Call) {}
 
-// TestTheNextInvocationFindsTheImageOrASandboxIsThrownAway has a task do anything between two requests, in whatever order, and looks at everything that
-// the next invocation could see.
-func TestTheNextInvocationFindsTheImageOrASandboxIsThrownAway(t *testing.T) {
-	code := modules(t)(unruly())
-	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp("", "exact")
-		if err != nil {
-			t.Fatal(err)
+// deeds are what the handler of unruly is to do.
+type deeds uint32
+
+const (
+	getsKey deeds = 1 << iota
+	fetches
+	traps
+	staysOn
+	allDeeds = staysOn<<1 - 1
+)
+
+// Where the handler of unruly finds what it needs.
+const (
+	deedsAt = 20000 + 64*iota
+	bucketAt
+	keyAt
+	methodAt
+	urlAt
+	fdsAt // the descriptors of its long calls
+
+	lateURL = "http://late.example/"
+)
+
+// late is Services whose answers come when it is too late: once the invocation that asked is over. A key other than "late" comes at once.
+type late struct {
+	nothing
+	began chan struct{} // one for each that is under way
+}
+
+func (l *late) KVGet(ctx context.Context, _, key string) ([]byte, uint64, error) {
+	if key == "soon" {
+		return []byte("in time"), 1, nil
+	}
+	l.began <- struct{}{}
+	<-ctx.Done()
+	return []byte("too late"), 1, nil
+}
+
+func (l *late) Fetch(ctx context.Context, _ *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: 200, Body: &lateBody{began: l.began, over: ctx.Done()}}, nil
+}
+
+// lateBody has nothing to read until over or Close, and then something still.
+type lateBody struct {
+	began  chan<- struct{}
+	over   <-chan struct{}
+	closed chan struct{} // nil if Close does not end a Read
+	read   sync.Once
+	close  sync.Once
+	text   strings.Reader
+}
+
+func (b *lateBody) Read(p []byte) (int, error) {
+	b.read.Do(func() {
+		b.text = *strings.NewReader("too late")
+		b.began <- struct{}{}
+		select {
+		case <-b.over:
+		case <-b.closed:
 		}
-		defer os.RemoveAll(dir)
-		for _, name := range []string{"a", "b"} {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte("contents of "+name), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		g, err := policy.Grant(policy.Capabilities{Files: []policy.File{{Guest: "/d", Source: dir, Access: "rw"}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := New(Options{Module: code, Grants: g, Source: HostPaths, Images: true, MemoryPages: 7, Interposers: []hostcall.Interposer{stopper{}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer p.Close()
-		var open []*Sandbox
-		defer func() {
-			for _, s := range open {
-				if err := s.Close(); err != nil {
-					t.Error(err)
-				}
-			}
-		}()
-		fresh := func() *Sandbox {
-			s, err := p.NewSandbox(context.Background())
-			if err != nil {
-				t.Fatal(err)
-			}
-			open = append(open, s)
-			return s
-		}
-		fresh()
-		im, err := p.Image()
-		if im == nil {
-			t.Fatalf("there is no image: %v", err)
-		}
-		want := make([]byte, im.MemoryBytes())
-		im.CopyTo(want)
-		s := fresh()
-		for range rapid.IntRange(1, 4).Draw(t, "invocations") {
-			asTheImage(t, s, want)
-			spoiled := map[image.Reason]bool{}
-			for range rapid.IntRange(0, 8).Draw(t, "acts") {
-				if why := misbehave(t, s); why != "" {
-					spoiled[why] = true
-				}
-			}
-			var d *image.DiscardError
-			switch err := s.Return(); {
-			case err == nil && len(spoiled) == 0:
-			case errors.As(err, &d) && (spoiled[d.Reason] || d.Reason == image.Ended && testEngine != runtime.Wazero):
-				s = fresh()
-			default:
-				t.Fatalf("returned: %v, spoiled by %v", err, spoiled)
-			}
-		}
-		asTheImage(t, s, want)
 	})
+	return b.text.Read(p)
+}
+
+func (b *lateBody) Close() error {
+	if b.closed != nil {
+		b.close.Do(func() { close(b.closed) })
+	}
+	return nil
+}
+
+// TestTheNextInvocationFindsTheImageOrASandboxIsThrownAway has a task do anything between two requests, in whatever order, and looks at everything that
+// the next invocation could see. It does so with each way to return that there is, compiled and interpreted.
+func TestTheNextInvocationFindsTheImageOrASandboxIsThrownAway(t *testing.T) {
+	for _, method := range image.Methods() {
+		for _, interpret := range []bool{false, true} {
+			if interpret && testEngine != runtime.Wazero {
+				continue // it has no interpreter
+			}
+			name := fmt.Sprintf("%s, compiled", method)
+			if interpret {
+				name = fmt.Sprintf("%s, interpreted", method)
+			}
+			t.Run(name, func(t *testing.T) {
+				r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), Engine: testEngine, Meter: true, Interpret: interpret,
+					Memory: image.SpaceOptions{Method: method}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					if err := r.Close(); err != nil {
+						t.Error(err)
+					}
+				})
+				if _, err := r.Space(); err != nil {
+					t.Skipf("not on this machine: %v", err)
+				}
+				code, err := r.Compile(t.Context(), unruly().Bytes())
+				if err != nil {
+					t.Fatal(err)
+				}
+				rapid.Check(t, func(t *rapid.T) { findsTheImage(t, code) })
+			})
+		}
+	}
+}
+
+func findsTheImage(t *rapid.T, code *runtime.Module) {
+	dir, err := os.MkdirTemp("", "exact")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	for _, name := range []string{"a", "b"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("contents of "+name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g, err := policy.Grant(policy.Capabilities{Files: []policy.File{{Guest: "/d", Source: dir, Access: "rw"}}, KV: []string{"b"},
+		Fetch: []policy.Fetch{{Scheme: "http", Host: "late.example"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	services := &late{began: make(chan struct{}, 8)}
+	p, err := New(Options{Module: code, Grants: g, Services: services, Source: HostPaths, Images: true, MemoryPages: 7, Interposers: []hostcall.Interposer{stopper{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	var open []*Sandbox
+	defer func() {
+		for _, s := range open {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	fresh := func() *Sandbox {
+		s, err := p.NewSandbox(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, s)
+		return s
+	}
+	fresh()
+	im, err := p.Image()
+	if im == nil {
+		t.Fatalf("there is no image: %v", err)
+	}
+	want := make([]byte, im.MemoryBytes())
+	im.CopyTo(want)
+	s := fresh()
+	for range rapid.IntRange(1, 4).Draw(t, "invocations") {
+		asTheImage(t, s, want)
+		spoiled := map[image.Reason]bool{}
+		for range rapid.IntRange(0, 8).Draw(t, "acts") {
+			if why := misbehave(t, s); why != "" {
+				spoiled[why] = true
+			}
+		}
+		if rapid.IntRange(0, 2).Draw(t, "late") == 0 {
+			leavesLate(t, s, services)
+		}
+		var d *image.DiscardError
+		switch err := s.Return(); {
+		case err == nil && len(spoiled) == 0:
+		case errors.As(err, &d) && (spoiled[d.Reason] || d.Reason == image.Ended && testEngine != runtime.Wazero):
+			s = fresh()
+		default:
+			t.Fatalf("returned: %v, spoiled by %v", err, spoiled)
+		}
+	}
+	asTheImage(t, s, want)
+}
+
+// leavesLate has the guest begin a few long calls and end, however it does, while they are under way: the bytes come when nobody waits any more.
+func leavesLate(t *rapid.T, s *Sandbox, services *late) {
+	do := deeds(rapid.IntRange(0, int(allDeeds)).Draw(t, "deeds"))
+	mem := s.vm.Memory().Bytes() // a guest would write it there
+	for at, text := range map[int]string{deedsAt: string(appendUint32(nil, uint32(do))), bucketAt: "b", keyAt: "late", methodAt: "GET", urlAt: lateURL} {
+		copy(mem[at:], text)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	r := httptest.NewRequestWithContext(ctx, "POST", "/", nil)
+	calls := 0
+	if rapid.Bool().Draw(t, "body") {
+		r.Body, r.ContentLength = &lateBody{began: services.began, closed: make(chan struct{})}, -1
+		calls++
+	}
+	for _, call := range []deeds{getsKey, fetches} {
+		if do&call != 0 {
+			calls++
+		}
+	}
+	served := make(chan error, 1)
+	go func() {
+		_, err := s.Serve(ctx, httptest.NewRecorder(), r, ServeInfo{})
+		served <- err
+	}()
+	var err error
+	for done := false; !done; {
+		if calls == 0 && do&(traps|staysOn) == staysOn {
+			cancel() // with all that it began under way
+		}
+		select {
+		case <-services.began:
+			calls--
+		case err = <-served:
+			done = true
+		}
+	}
+	for len(services.began) > 0 {
+		<-services.began
+	}
+	t.Logf("deeds %b: %v", do, err)
+	var bad *BadResponseError // it may have written over its answer
+	if end := do & (traps | staysOn); end == 0 && err != nil && !errors.As(err, &bad) || end != 0 && err == nil {
+		t.Fatalf("deeds %b: served with %v", do, err)
+	}
 }
 
 // asTheImage compares all that an invocation can see.
@@ -181,6 +362,9 @@ func asTheImage(t *rapid.T, s *Sandbox, want []byte) {
 			t.Fatalf("global %d is %#x (%v), in the image %#x", i, got, err, bits)
 		}
 	}
+	if got, err := s.vm.Call(context.Background(), "tables"); err != nil || got[0] != 4<<4|0b1111 {
+		t.Fatalf("tables are %#x (%v), in the image 4 elements that are all null", got, err)
+	}
 	if _, err := s.vm.Call(context.Background(), "poke", uint64(len(want)-3), 1); err == nil {
 		t.Fatalf("there is memory beyond the image's")
 	}
@@ -193,7 +377,55 @@ func asTheImage(t *rapid.T, s *Sandbox, want []byte) {
 	if got, err := s.vm.Call(context.Background(), "fd_readdir", 3, 4096, 4096, 0, 512); err != nil || got[0] != 0 {
 		t.Fatalf("list: %v %v", got, err)
 	}
+	asksInTime(t, s)
 	copy(s.vm.Memory().Bytes(), copyOf)
+}
+
+// asksInTime makes a long call: it has the lowest free number, and nothing is read from it but its own answer.
+func asksInTime(t *rapid.T, s *Sandbox) {
+	ctx := context.Background()
+	call := func(name string, params ...uint64) {
+		got, err := s.vm.Call(ctx, name, params...)
+		if err != nil || got[0] != 0 {
+			t.Fatalf("%s: %v %v", name, got, err)
+		}
+	}
+	inv := newInvocation(ctx, ServeInfo{}, httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), &s.program.opts)
+	s.state.inv = inv
+	defer func() {
+		inv.finish()
+		s.state.inv = nil
+	}()
+	mem := s.vm.Memory().Bytes()
+	copy(mem[bucketAt:], "b")
+	copy(mem[keyAt:], "soon")
+	call("kv_get", bucketAt, 1, keyAt, 4, fdsAt)
+	fd := binary.LittleEndian.Uint32(mem[fdsAt:])
+	if fd != 4 {
+		t.Fatalf("the first descriptor behind the directory is %d", fd)
+	}
+	answer := appendUint64(appendUint32(appendUint32(nil, 12), 0), 1) // the length of the head, no error, version 1
+	answer = append(answer, "in time"...)
+	var got []byte
+	for {
+		const sub, vec, to = 40000, 40100, 41000
+		clear(mem[sub : sub+48])
+		mem[sub+8] = 1 // to read
+		binary.LittleEndian.PutUint32(mem[sub+16:], fd)
+		call("poll_oneoff", sub, to, 1, fdsAt)
+		binary.LittleEndian.PutUint32(mem[vec:], to)
+		binary.LittleEndian.PutUint32(mem[vec+4:], 1000)
+		call("fd_read", uint64(fd), vec, 1, fdsAt)
+		n := binary.LittleEndian.Uint32(mem[fdsAt:])
+		if n == 0 {
+			break
+		}
+		got = append(got, mem[to:to+n]...)
+	}
+	if !bytes.Equal(got, answer) {
+		t.Fatalf("read %q, want %q", got, answer)
+	}
+	call("fd_close", uint64(fd))
 }
 
 // misbehave has the guest do one thing. It answers the reason for which the sandbox cannot return, if it is one.
@@ -277,7 +509,10 @@ func misbehave(t *rapid.T, s *Sandbox) image.Reason {
 	case "shallow":
 		must("deep", 100, 0)
 	case "deep":
-		must(kind, 2000, 0)
+		var trap *runtime.Trap // the interpreter has a bound of its own
+		if err := call(kind, 2000, 0); err != nil && !(errors.As(err, &trap) && trap.Reason == "stack overflow") {
+			t.Fatalf("%s: %v", kind, err)
+		}
 		return image.Stack
 	case "table.grow", "table.set", "table.fill", "table.copy", "elem.drop", "data.drop":
 		must(kind, 0, 0)
