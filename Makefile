@@ -25,6 +25,7 @@ deps: ## see that redis-server is there, which tests start; installs it when run
 
 test: deps ## run all tests
 	$(GO) test -timeout 20m ./...
+	cd bench && $(GO) test ./...
 
 race: deps ## run the tests of concurrent parts under the race detector (needs a C compiler)
 	@if command -v $${CC:-gcc} >/dev/null 2>&1; then \

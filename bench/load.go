@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"os/exec"
@@ -69,27 +70,37 @@ func generator() string {
 
 var wrkLine = regexp.MustCompile(`(?m)^\s*(Requests/sec:|50%|99%|Non-2xx or 3xx responses:|Socket errors:)\s+(.*)$`)
 
-// readWrk reads what wrk printed. Requests that failed are an error.
+// readWrk reads what wrk printed. Requests that failed are an error, and so is what no measurement gives.
 func readWrk(out string) (values, error) {
 	vs := values{}
 	for _, m := range wrkLine.FindAllStringSubmatch(out, -1) {
-		m[2] = strings.TrimSpace(m[2])
+		line, text := strings.TrimSpace(m[0]), strings.TrimSpace(m[2])
+		var name string
+		var v float64
+		var err error
 		switch m[1] {
 		case "Requests/sec:":
-			v, err := strconv.ParseFloat(m[2], 64)
-			if err != nil {
-				return nil, fmt.Errorf("read %q: %w", m[0], err)
+			name = "rate"
+			if v, err = strconv.ParseFloat(text, 64); err == nil && !(v > 0 && v <= math.MaxFloat64) {
+				err = errors.New("no rate")
 			}
-			vs["rate"] = v
 		case "50%", "99%":
-			d, err := time.ParseDuration(m[2])
-			if err != nil {
-				return nil, fmt.Errorf("read %q: %w", m[0], err)
+			name = "p" + strings.TrimSuffix(m[1], "%")
+			var d time.Duration
+			if d, err = time.ParseDuration(text); err == nil && d < 0 {
+				err = errors.New("less than no time")
 			}
-			vs["p"+strings.TrimSuffix(m[1], "%")] = d.Seconds() * 1e3
+			v = d.Seconds() * 1e3
 		default:
-			return nil, errors.New(strings.TrimSpace(m[0]))
+			return nil, errors.New(line)
 		}
+		if err != nil {
+			return nil, fmt.Errorf("read %q: %w", line, err)
+		}
+		if _, ok := vs[name]; ok {
+			return nil, fmt.Errorf("wrk printed twice: %q", line)
+		}
+		vs[name] = v
 	}
 	if len(vs) != 3 {
 		return nil, fmt.Errorf("wrk printed something else: %q", out)
