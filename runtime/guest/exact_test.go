@@ -294,7 +294,7 @@ func findsTheImage(t *rapid.T, code *runtime.Module) {
 		var d *image.DiscardError
 		switch err := s.Return(); {
 		case err == nil && len(spoiled) == 0:
-		case errors.As(err, &d) && (spoiled[d.Reason] || d.Reason == image.Ended && testEngine != runtime.Wazero):
+		case errors.As(err, &d) && (spoiled[d.Reason]):
 			s = fresh()
 		default:
 			t.Fatalf("returned: %v, spoiled by %v", err, spoiled)
