@@ -29,7 +29,7 @@ test: deps ## run all tests
 
 race: deps ## run the tests of concurrent parts under the race detector (needs a C compiler)
 	@if command -v $${CC:-gcc} >/dev/null 2>&1; then \
-	  CGO_ENABLED=1 $(GO) test -race -short -timeout 25m ./agent/... ./gateway/... ./broker/... ./control/... ./api/... ./runtime/guest/... ./runtime/hostcall/... ./runtime/processor/... ; \
+	  CGO_ENABLED=1 $(GO) test -race -short -timeout 25m ./agent/... ./gateway/... ./broker/... ./control/... ./api/... ./runtime/guest/... ./runtime/hostcall/... ./runtime/processor/... ./internal/lazyctx ; \
 	else echo "race: no C compiler here; install gcc to run the race detector" >&2; exit 1; fi
 
 test-wasmtime: ## run the tests of engines and guests on wasmtime (needs a C compiler)
