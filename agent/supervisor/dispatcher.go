@@ -209,17 +209,19 @@ func notBegun(reason string) ending { return ending{outcome: wire.OutcomeUnstart
 
 // run has the worker run a leased invocation, and stores what came of it.
 func (d *dispatcher) run(ctx context.Context, l broker.Lease) {
+	payload := l.Payload
+	l.Payload = nil // it is kept once, by the errand: the keeper reads the lease at any time
 	h := d.keeper.hold(l)
 	defer d.keeper.drop(h)
-	if end, ok := d.attempt(ctx, h); ok {
+	if end, ok := d.attempt(ctx, h, payload); ok {
 		d.settle(ctx, h, end)
 	}
 }
 
 // attempt is one attempt of an invocation; false if the lease was lost.
-func (d *dispatcher) attempt(ctx context.Context, h *held) (ending, bool) {
+func (d *dispatcher) attempt(ctx context.Context, h *held, payload []byte) (ending, bool) {
 	l := h.lease
-	r, err := envelope.DecodeRequest(l.Payload)
+	r, err := envelope.DecodeRequest(payload)
 	switch {
 	case err != nil:
 		return ending{outcome: wire.OutcomeHopeless, reason: err.Error()}, true
@@ -227,7 +229,7 @@ func (d *dispatcher) attempt(ctx context.Context, h *held) (ending, bool) {
 		return ending{outcome: wire.OutcomeHopeless, reason: "its deadline passed before an attempt could begin"}, true
 	}
 	back := make(chan struct{})
-	e := &errand{lease: l, payload: l.Payload, done: make(chan ending, 1), back: back}
+	e := &errand{lease: l, payload: payload, done: make(chan ending, 1), back: back}
 	id := ids.New()
 	d.mu.Lock()
 	e.worker = d.worker
@@ -243,7 +245,6 @@ func (d *dispatcher) attempt(ctx context.Context, h *held) (ending, bool) {
 		delete(d.work, id)
 		d.mu.Unlock()
 	}()
-	h.lease.Payload = nil // it is kept once
 	w := e.worker
 	select {
 	case w.orders <- wire.Order{Kind: wire.OrderInvoke, ID: id, Job: e.job}:
