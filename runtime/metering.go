@@ -9,6 +9,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/runtime/engine"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/image"
 	"github.com/ripstop-vm/ripstop/runtime/module"
 	"github.com/ripstop-vm/ripstop/runtime/processor"
 	"github.com/ripstop-vm/ripstop/runtime/translate"
@@ -50,7 +51,13 @@ type metering struct {
 	deep        bool  // the stack grew past shallow, ever
 	tick        func(context.Context) error
 	run         *processor.Run // nil: the guest does not share the processor
+	memory      *image.Memory  // nil unless the sandbox began as an image
+	ticks       int            // of the outermost call
 }
+
+// watched is for how many ticks of a call, some 10,000 fuel each, its memory is watched. One that takes longer may have to make way for others,
+// and finding out what it wrote is little beside it.
+const watched = 100
 
 // shallow is up to where a stack may grow without being noticed: engines never shrink it, so that one that was deep costs memory for
 // as long as its sandbox lives.
@@ -70,6 +77,7 @@ func (s *Sandbox) meter(ctx context.Context, opts *SandboxOptions) error {
 	s.metering = m
 	s.instance.Meter(m.next)
 	if s.rewind != nil {
+		m.memory = s.rewind.memory
 		return nil
 	}
 	memory := s.instance.Memory().Bytes()
@@ -96,6 +104,9 @@ func (m *metering) next(ctx context.Context, fuel, depth int64) (int64, error) {
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
+	if m.ticks++; m.ticks == watched && m.memory != nil {
+		m.memory.Missed()
+	}
 	grant, ok := m.meter.Tick(fuel)
 	if !ok {
 		return 0, &engine.LimitError{Limit: "fuel", Used: uint64(m.meter.Used(fuel)), Max: uint64(m.budget)}
@@ -114,9 +125,20 @@ func (m *metering) next(ctx context.Context, fuel, depth int64) (int64, error) {
 }
 
 // turns is a run as host calls see it.
-type turns struct{ *processor.Run }
+type turns struct {
+	*processor.Run
+	sandbox *Sandbox
+}
 
 var _ hostcall.Turns = turns{}
+
+// Block ends a watch as well: who waits should not keep a thread.
+func (t turns) Block() {
+	if r := t.sandbox.rewind; r != nil {
+		r.memory.Missed()
+	}
+	t.Run.Block()
+}
 
 func (t turns) Tick(ctx context.Context) error { return turnOver(t.Run.Tick(ctx)) }
 
@@ -157,6 +179,7 @@ func (s *Sandbox) run(ctx context.Context, fn engine.Function, stack []uint64) e
 			m.inside--
 			return context.Cause(ctx)
 		}
+		m.ticks = 0
 		m.fuel.Set(uint64(m.meter.Begin(m.budget)))
 		m.more = max(0, m.bound-shallow)
 		m.depth.Set(uint64(m.bound - m.more))

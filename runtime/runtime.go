@@ -227,15 +227,15 @@ func (m *Module) NewSandbox(ctx context.Context, opts SandboxOptions) (*Sandbox,
 		return nil, err
 	}
 	LimitHostCalls(d, opts.HostCalls)
-	if opts.Run != nil {
-		d.Share(turns{opts.Run})
-	}
 	if opts.StartTimeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, opts.StartTimeout)
 		defer cancel()
 	}
 	s := &Sandbox{module: m, door: d, clock: m.runtime.opts.Clock}
+	if opts.Run != nil {
+		d.Share(turns{opts.Run, s})
+	}
 	if opts.Image != nil {
 		err = s.begin(func(mem engine.Memory) (engine.Instance, error) { return m.code.InstantiateOn(ctx, d, mem) }, &opts)
 	} else {

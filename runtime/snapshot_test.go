@@ -162,6 +162,10 @@ func restlessly(t *rapid.T, m *runtime.Module, survives bool) {
 				t.Fatal(err)
 			}
 		}
+		watched := rapid.SampledFrom([]string{"by nobody", "throughout", "at last"}).Draw(t, "watched")
+		if watched == "throughout" {
+			s.Watch()
+		}
 		again, err := s.Snapshot()
 		if err != nil {
 			t.Fatal(err)
@@ -191,7 +195,11 @@ func restlessly(t *rapid.T, m *runtime.Module, survives bool) {
 			if ended = act(t, s, true); ended {
 				break
 			}
+			if watched == "at last" {
+				s.Watch()
+			}
 		}
+		s.Unwatch()
 		why := discarded(t, s.Return())
 		if survives {
 			ended = false

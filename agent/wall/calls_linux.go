@@ -14,7 +14,7 @@ import (
 // go through the list at every call. A name that an architecture does not have is left out there.
 var allowed = [][]string{
 	{ // Go's threads, its poller and its memory
-		"futex", "read", "write", "epoll_pwait", "nanosleep", "rt_sigreturn", "sched_yield", "madvise", "getpid", "gettid",
+		"futex", "read", "write", "epoll_pwait", "nanosleep", "rt_sigreturn", "sched_yield", "madvise", "getpid", "gettid", "getrusage",
 		"mmap", "munmap", "mprotect", "mremap", "mincore", "brk", "close", "epoll_ctl", "epoll_create1", "epoll_wait", "eventfd2", "pipe2",
 		"rt_sigaction", "rt_sigprocmask", "sigaltstack", "exit", "exit_group", "restart_syscall", "sched_getaffinity",
 		"clock_gettime", "clock_nanosleep", "clock_getres", "gettimeofday", "time", "getrandom", "getcpu",

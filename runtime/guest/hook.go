@@ -47,7 +47,9 @@ func (s *Sandbox) returned() error {
 	err := s.enter(ctx, o.CPU)
 	if err == nil {
 		runtime.LimitHostCalls(s.vm.Door(), uint64(o.HostCalls))
+		s.vm.Watch()
 		err = s.callHook(ctx)
+		s.vm.Unwatch()
 		s.leave()
 	}
 	s.out.flush()

@@ -55,10 +55,9 @@ func (s *Sandbox) memory(ptr, n uint32, what string) ([]byte, error) {
 
 // serveTask makes one call into the guest.
 func (s *Sandbox) serveTask(inv *invocation, in *clientBody, r *http.Request, info *ServeInfo) error {
-	n, err := s.writeRequest(inv, in, r, info)
+	b, err := s.message(inv, in, r, info)
 	if err == nil {
-		s.stack[0] = uint64(n)
-		err = callerCause(inv, s.callHandle(inv.ctx))
+		err = callerCause(inv, s.callHandle(inv.ctx, b))
 	}
 	resp := &inv.responder
 	resp.done(err == nil)
@@ -85,7 +84,7 @@ func (s *Sandbox) serveTask(inv *invocation, in *clientBody, r *http.Request, in
 	if s.stack[0] == 0 {
 		return &BadResponseError{What: "the handler returned no response and started none"}
 	}
-	b, err := s.memory(ptr, size, "the response")
+	b, err = s.memory(ptr, size, "the response")
 	if err != nil {
 		return err
 	}
@@ -99,12 +98,19 @@ func (s *Sandbox) serveTask(inv *invocation, in *clientBody, r *http.Request, in
 	return resp.whole(status, h, body)
 }
 
-// callHandle has the guest answer, in its turn.
-func (s *Sandbox) callHandle(ctx context.Context) error {
+// callHandle puts a message into the guest's buffer and has the guest answer, in its turn.
+func (s *Sandbox) callHandle(ctx context.Context, message []byte) error {
 	if err := s.enter(ctx, s.program.opts.CPU); err != nil {
 		return err
 	}
 	defer s.leave()
+	s.vm.Watch()
+	defer s.vm.Unwatch()
+	to, err := s.memory(s.buffer, s.room, "the request buffer")
+	if err != nil {
+		return err
+	}
+	s.stack[0] = uint64(copy(to, message))
 	return s.handle.Call(ctx, s.stack[:])
 }
 
@@ -116,8 +122,8 @@ func callerCause(inv *invocation, err error) error {
 	return err
 }
 
-// writeRequest puts the request into the guest's buffer, and answers its length there.
-func (s *Sandbox) writeRequest(inv *invocation, in *clientBody, r *http.Request, info *ServeInfo) (uint32, error) {
+// message is the request as it goes into the guest's buffer. It is valid until the next one.
+func (s *Sandbox) message(inv *invocation, in *clientBody, r *http.Request, info *ServeInfo) ([]byte, error) {
 	q := taskRequest{
 		method: r.Method, scheme: info.Scheme, host: r.Host, target: r.URL.RequestURI(), prefix: prefixOf(r, info), protocol: r.Proto,
 		remote: info.RemoteAddr, invocation: info.Invocation, header: requestHeader(r),
@@ -136,7 +142,7 @@ func (s *Sandbox) writeRequest(inv *invocation, in *clientBody, r *http.Request,
 		q.body = bodyInline
 		q.inline = make([]byte, n)
 		if _, err := io.ReadFull(in, q.inline); err != nil {
-			return 0, clientError(inv, err)
+			return nil, clientError(inv, err)
 		}
 	default:
 		q.body = bodyStream
@@ -146,7 +152,7 @@ func (s *Sandbox) writeRequest(inv *invocation, in *clientBody, r *http.Request,
 		st := newStream(nil)
 		fd, err := s.state.system.Insert(st)
 		if err != nil {
-			return 0, fmt.Errorf("hand over the request's body: %w", err)
+			return nil, fmt.Errorf("hand over the request's body: %w", err)
 		}
 		q.fd = fd
 		inv.add(st)
@@ -159,13 +165,9 @@ func (s *Sandbox) writeRequest(inv *invocation, in *clientBody, r *http.Request,
 	b := q.append(s.scratch[:0])
 	s.scratch = b[:0]
 	if uint64(len(b)) > uint64(s.room) {
-		return 0, &runtime.LimitError{Limit: "request header", Used: uint64(len(b)), Max: uint64(s.room)}
+		return nil, &runtime.LimitError{Limit: "request header", Used: uint64(len(b)), Max: uint64(s.room)}
 	}
-	to, err := s.memory(s.buffer, s.room, "the request buffer")
-	if err != nil {
-		return 0, err
-	}
-	return uint32(copy(to, b)), nil
+	return b, nil
 }
 
 // clientError is what a failed read of the request's body means.

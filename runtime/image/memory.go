@@ -21,6 +21,7 @@ type Memory struct {
 	wasteful int    // returns in a row that found most of what is kept as it was
 	closed   atomic.Bool
 
+	watch
 	mapping
 	buf []byte // what the guest has
 }

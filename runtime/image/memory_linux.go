@@ -130,12 +130,18 @@ func (m *Memory) restore() (kept uint64, err error) {
 		method = Copy // every page is private, and there is nothing beneath it
 	}
 	var changed uint64
-	switch method {
-	case Scan:
+	again := m.unchanged()
+	switch {
+	case again && (method == Scan || method == Pagemap):
+		for _, s := range m.known {
+			kept += s.end - s.offset
+			changed += m.putBack(s.offset, s.end)
+		}
+	case method == Scan:
 		kept, changed, err = m.scan()
-	case Pagemap:
+	case method == Pagemap:
 		kept, changed, err = m.readPagemap()
-	case Discard:
+	case method == Discard:
 		return 0, m.discard()
 	default:
 		return max(m.kept, m.putBack(0, m.image.size)), nil
@@ -157,8 +163,42 @@ func (m *Memory) restore() (kept uint64, err error) {
 	return kept, nil
 }
 
+// faults is how many page faults the calling thread has had.
+func faults() uint64 {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_THREAD, &u) != nil {
+		return 0 // Watch is for systems that have passed counting
+	}
+	return uint64(u.Minflt) + uint64(u.Majflt)
+}
+
+// counting reports whether this system counts a thread's page faults exactly: each first write to a page of a private mapping is one at least.
+func counting() bool {
+	goruntime.LockOSThread()
+	defer goruntime.UnlockOSThread()
+	const pages = 4
+	size := pages * int(hostPage)
+	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Munmap(b) }() // it was mapped just now
+	_ = unix.Madvise(b, unix.MADV_NOHUGEPAGE)
+	var read byte
+	for i := range pages {
+		read |= b[i*int(hostPage)] // the zero page is there before the write
+		before := faults()
+		b[i*int(hostPage)] = read + 1
+		if faults() == before {
+			return false
+		}
+	}
+	return true
+}
+
 // discard gives all private pages back.
 func (m *Memory) discard() error {
+	m.found()
 	if err := unix.Madvise(m.buf, unix.MADV_DONTNEED); err != nil {
 		return fmt.Errorf("discard %d bytes: %w", len(m.buf), err)
 	}
@@ -191,6 +231,7 @@ func (m *Memory) scan() (kept, changed uint64, err error) {
 	}
 	s := k.scans.Get().(*scan)
 	defer k.scans.Put(s)
+	m.found()
 	base := uint64(uintptr(m.base))
 	a := &s.arg
 	a.size, a.start, a.end = uint64(unsafe.Sizeof(*a)), base, base+m.image.size
@@ -215,10 +256,12 @@ func (m *Memory) scan() (kept, changed uint64, err error) {
 			if kept += r.end - r.start; kept > m.space.opts.Private {
 				return kept, changed, nil
 			}
+			m.add(r.start-base, r.end-base)
 			changed += m.putBack(r.start-base, r.end-base)
 		}
 		a.start = a.walkEnd
 	}
+	m.knowing = true
 	goruntime.KeepAlive(s)
 	return kept, changed, nil
 }
@@ -238,6 +281,7 @@ func (m *Memory) readPagemap() (kept, changed uint64, err error) {
 	}
 	p := k.pages.Get().(*[]byte)
 	defer k.pages.Put(p)
+	m.found()
 	first := uint64(uintptr(m.base)) / hostPage
 	size := m.image.size
 	for off := uint64(0); off < size; {
@@ -254,8 +298,10 @@ func (m *Memory) readPagemap() (kept, changed uint64, err error) {
 			if kept += hostPage; kept > m.space.opts.Private {
 				return kept, changed, nil
 			}
+			m.add(off, off+hostPage)
 			changed += m.putBack(off, off+hostPage)
 		}
 	}
+	m.knowing = true
 	return kept, changed, nil
 }

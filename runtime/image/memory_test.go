@@ -138,7 +138,14 @@ func TestMemoryReturnsByteForByteWhateverWasDone(t *testing.T) {
 					if !bytes.Equal(m.Bytes(), want) {
 						t.Fatal("it does not begin as the image")
 					}
+					watched := rapid.SampledFrom([]string{"by nobody", "throughout", "for a while"}).Draw(t, "watched")
+					if watched != "by nobody" {
+						m.Watch()
+					}
 					for range rapid.IntRange(0, 6).Draw(t, "acts") {
+						if watched == "for a while" {
+							m.Missed()
+						}
 						if rapid.Bool().Draw(t, "grow") {
 							was, to := len(m.Bytes()), uint64(len(m.Bytes()))+uint64(rapid.IntRange(0, 3).Draw(t, "by"))*page
 							err := m.Grow(to)
@@ -157,6 +164,7 @@ func TestMemoryReturnsByteForByteWhateverWasDone(t *testing.T) {
 							scribble(t, m.Bytes())
 						}
 					}
+					m.Unwatch()
 					if err := m.Return(); err != nil {
 						t.Fatal(err)
 					}

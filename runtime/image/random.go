@@ -33,6 +33,9 @@ const (
 	machine = 4 << 10
 )
 
+// RandomBytes is how long what each of Random.Offsets leads to is.
+const RandomBytes = chachaBytes
+
 // maxRandom bounds Random.Offsets: Go on wasm has one thread, and so one generator.
 const maxRandom = 64
 

@@ -35,6 +35,7 @@ type Space struct {
 	kernel kernel
 	trials []Trial
 	method Method
+	counts bool // page faults of threads are counted, so that memory can be watched
 
 	mu    sync.Mutex
 	stats Stats
@@ -64,6 +65,7 @@ func NewSpace(opts SpaceOptions) (*Space, error) {
 	if s.opts.Mappings == 0 {
 		s.opts.Mappings = s.kernel.mappings() / 8 * 7
 	}
+	s.counts = counting()
 	if err := s.choose(); err != nil {
 		return nil, errors.Join(err, s.kernel.close())
 	}
