@@ -13,6 +13,7 @@ type pool struct {
 	ready      atomic.Int64
 	busy       atomic.Int64 // in use
 	peak       atomic.Int64 // of busy, lately: it decays
+	high       atomic.Int64 // of busy, since the last decay
 	generation atomic.Int64 // sandboxes of an older one are not put back
 	budget     *budget      // of all pools
 }
@@ -60,8 +61,13 @@ func (b *budget) full() bool { return b.count.Load() >= b.mostCount || b.bytes.L
 // begin notes that one more is in use.
 func (p *pool) begin() {
 	n := p.busy.Add(1)
-	for peak := p.peak.Load(); n > peak && !p.peak.CompareAndSwap(peak, n); {
-		peak = p.peak.Load()
+	raise(&p.peak, n)
+	raise(&p.high, n)
+}
+
+func raise(v *atomic.Int64, to int64) {
+	for is := v.Load(); to > is && !v.CompareAndSwap(is, to); {
+		is = v.Load()
 	}
 }
 
@@ -73,10 +79,11 @@ func (p *pool) wanted(most int64) int64 {
 	return min(p.peak.Load()+1, most) - p.busy.Load()
 }
 
-// decay has the peak forgotten, by a part of what is over the sandboxes in use, and by one at least.
+// decay has the peak forgotten, by a part of what is over the sandboxes that were in use at once since the last decay, and by one at least. A
+// peak that comes again and again stays.
 func (p *pool) decay(part int64) {
-	peak, busy := p.peak.Load(), p.busy.Load()
-	if over := peak - busy; over > 0 {
+	peak := p.peak.Load()
+	if over := peak - p.high.Swap(p.busy.Load()); over > 0 {
 		p.peak.CompareAndSwap(peak, peak-(over+part-1)/part) // else it has just grown
 	}
 }

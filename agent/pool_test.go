@@ -96,6 +96,17 @@ func TestAPoolFollowsWhatIsInUse(t *testing.T) {
 	if got := p.wanted(64); got != 21 {
 		t.Errorf("%d wanted after 20 were in use, want 21", got)
 	}
+	for range 3 { // it comes again before each look
+		for range 20 {
+			p.begin()
+		}
+		for range 20 {
+			p.end()
+		}
+		if p.decay(forgetting); p.peak.Load() != 20 {
+			t.Errorf("a peak that came again is %d", p.peak.Load())
+		}
+	}
 	looks := 0
 	for last := p.peak.Load(); last > 0; looks++ {
 		p.decay(forgetting)

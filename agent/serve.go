@@ -194,13 +194,18 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	defer j.running.endOne()
 
 	var result guest.Result
-	m, cold, err := t.take(ctx)
+	cold := false
+	turn, err := t.program.Turn(ctx, r)
 	if err == nil {
-		result, err = m.sandbox.Serve(ctx, w, r, info)
-		a.opts.Recorder.CPU(ctx, name, result.CPU)
-		t.back(m, err == nil && result.Reusable)
-	} else {
-		err = fmt.Errorf("start a sandbox: %w", err)
+		defer turn.End() // mostly the sandbox's by then
+		var m made
+		if m, cold, err = t.take(ctx, &turn); err == nil {
+			result, err = m.sandbox.ServeInTurn(ctx, w, r, info, &turn)
+			a.opts.Recorder.CPU(ctx, name, result.CPU)
+			t.back(m, err == nil && result.Reusable)
+		} else {
+			err = fmt.Errorf("start a sandbox: %w", err)
+		}
 	}
 	if result.LogDropped > 0 {
 		a.system(name, t.assigned.Version, info.Invocation, "warn", fmt.Sprintf("%d bytes of log were dropped: the limit is %d", result.LogDropped, int64(t.limits.Log)))

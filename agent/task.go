@@ -106,14 +106,16 @@ func (t *task) make(ctx context.Context) (made, error) {
 // errStart is the cause of a context that ended because a sandbox took too long to start.
 var errStart = fmt.Errorf("the start limit passed: %w", context.DeadlineExceeded)
 
-// take gives a sandbox to serve with: one that waits, or a new one. cold says that it had to be made. back ends what take began, unless it failed.
-func (t *task) take(ctx context.Context) (m made, cold bool, err error) {
+// take gives a sandbox to serve with: one that waits, or a new one. cold says that it had to be made, for which the turn ends. back ends what take
+// began, unless it failed.
+func (t *task) take(ctx context.Context, turn *guest.Turn) (m made, cold bool, err error) {
 	t.pool.begin()
 	if !t.used.Load() {
 		t.used.Store(true)
 	}
 	m, ok := t.pool.pop()
 	if !ok {
+		turn.End()
 		if m, err = t.make(ctx); err != nil {
 			t.pool.end()
 		}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	goruntime "runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // tinyAgent is an agent without a control process, and the code of a tiny task that makes so many pages of 4 KiB its own.
@@ -82,7 +84,7 @@ func hold(tb testing.TB, t *task, n int) {
 	tb.Helper()
 	var all []made
 	for range n {
-		m, _, err := t.take(context.Background())
+		m, _, err := t.take(context.Background(), new(guest.Turn))
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -207,4 +209,38 @@ func BenchmarkServe(b *testing.B) {
 			}
 		})
 	})
+}
+
+func TestRequestsThatWaitForTheProcessorHoldNoSandbox(t *testing.T) {
+	if old := goruntime.GOMAXPROCS(0); old < 2 {
+		goruntime.GOMAXPROCS(2)
+		t.Cleanup(func() { goruntime.GOMAXPROCS(old) })
+	}
+	p, err := processor.New(processor.Options{Tokens: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, code := tinyAgent(t, Options{Processor: p}, 1)
+	tiny := serveTiny(t, a, code, "tiny", 64)
+	holder := p.Job("holder", 1).Run()
+	if err := holder.Enter(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var served sync.WaitGroup
+	for range 20 {
+		served.Go(func() {
+			w := &discard{header: http.Header{}}
+			if _, err := a.Serve("tiny", guest.ServeInfo{}, w, httptest.NewRequest("GET", "/", nil)); err != nil || w.status != http.StatusOK {
+				t.Error(w.status, err)
+			}
+		})
+	}
+	for p.Job("tiny", 1).Usage().Waiting < 20 {
+		goruntime.Gosched()
+	}
+	if n := tiny.pool.busy.Load(); n != 0 {
+		t.Errorf("%d sandboxes are held by requests that wait", n)
+	}
+	holder.Leave()
+	served.Wait()
 }

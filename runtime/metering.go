@@ -130,17 +130,17 @@ type turns struct {
 	sandbox *Sandbox
 }
 
-var _ hostcall.Turns = turns{}
+var _ hostcall.Turns = (*turns)(nil)
 
 // Block ends a watch as well: who waits should not keep a thread.
-func (t turns) Block() {
+func (t *turns) Block() {
 	if r := t.sandbox.rewind; r != nil {
 		r.memory.Missed()
 	}
 	t.Run.Block()
 }
 
-func (t turns) Tick(ctx context.Context) error { return turnOver(t.Run.Tick(ctx)) }
+func (t *turns) Tick(ctx context.Context) error { return turnOver(t.Run.Tick(ctx)) }
 
 // turnOver is why a guest ends that gets no other turn at the processor.
 func turnOver(err error) error {

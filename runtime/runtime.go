@@ -210,6 +210,16 @@ type Sandbox struct {
 	metering *metering    // nil unless the module is metered
 	rewind   *rewind      // nil unless it began as an image
 	calls    atomic.Int32 // under way; counted if it began as an image
+	turns    turns        // of SandboxOptions.Run
+}
+
+// SetRun gives the sandbox another place among those that share the processor, of the same share as SandboxOptions.Run, which was not nil. No
+// call into the guest is under way.
+func (s *Sandbox) SetRun(r *processor.Run) {
+	s.turns.Run = r
+	if s.metering != nil {
+		s.metering.run = r
+	}
 }
 
 // NewSandbox makes a sandbox of m and runs the module's start function, if it has one.
@@ -234,7 +244,8 @@ func (m *Module) NewSandbox(ctx context.Context, opts SandboxOptions) (*Sandbox,
 	}
 	s := &Sandbox{module: m, door: d, clock: m.runtime.opts.Clock}
 	if opts.Run != nil {
-		d.Share(turns{opts.Run, s})
+		s.turns = turns{opts.Run, s}
+		d.Share(&s.turns)
 	}
 	if opts.Image != nil {
 		err = s.begin(func(mem engine.Memory) (engine.Instance, error) { return m.code.InstantiateOn(ctx, d, mem) }, &opts)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
@@ -114,6 +115,7 @@ type Program struct {
 	env  []string
 	dirs []preopen
 	base baselines
+	runs sync.Pool // of *processor.Run that are out
 }
 
 // preopen is a file grant whose source was found.

@@ -29,6 +29,7 @@ type Sandbox struct {
 	base    *baseline // nil unless it began as its image
 	closed  atomic.Bool
 	run     *processor.Run // its turns at the processor; nil without Options.Share. It is in only while the guest runs or starts
+	in      bool           // run has entered
 
 	// of a task
 	handle  *runtime.Function
@@ -151,11 +152,18 @@ func (s *Sandbox) expire() {
 // enter waits for the sandbox's turn at the processor, and bounds how long its turns may take in all; 0 means any time. The goroutine that
 // runs the guest enters and leaves, however the guest ends.
 func (s *Sandbox) enter(ctx context.Context, most time.Duration) error {
-	return enter(ctx, s.run, most)
+	err := enter(ctx, s.run, most)
+	s.in = err == nil
+	return err
 }
 
 // leave ends what enter began, and may be called twice.
-func (s *Sandbox) leave() { leave(s.run) }
+func (s *Sandbox) leave() {
+	if s.in {
+		s.in = false
+		leave(s.run)
+	}
+}
 
 func enter(ctx context.Context, r *processor.Run, most time.Duration) error {
 	if r == nil {
@@ -191,10 +199,18 @@ func (s *Sandbox) chargeMoved(bytes uint64) {
 //
 // A sandbox whose Result says Reusable may serve again; any other has to be closed.
 func (s *Sandbox) Serve(ctx context.Context, w http.ResponseWriter, r *http.Request, info ServeInfo) (Result, error) {
+	return s.ServeInTurn(ctx, w, r, info, nil)
+}
+
+// ServeInTurn is Serve with a turn that was waited for before this sandbox was taken; nil, or one that is over: it waits for one of its own.
+func (s *Sandbox) ServeInTurn(ctx context.Context, w http.ResponseWriter, r *http.Request, info ServeInfo, turn *Turn) (Result, error) {
 	if s.used || s.closed.Load() {
 		return Result{}, ErrUsed
 	}
 	s.used = true
+	if s.take(turn) {
+		defer s.leave() // mostly done by then
+	}
 	o := &s.program.opts
 	if r.ContentLength > o.RequestBytes {
 		s.used = false

@@ -100,8 +100,10 @@ func (s *Sandbox) serveTask(inv *invocation, in *clientBody, r *http.Request, in
 
 // callHandle puts a message into the guest's buffer and has the guest answer, in its turn.
 func (s *Sandbox) callHandle(ctx context.Context, message []byte) error {
-	if err := s.enter(ctx, s.program.opts.CPU); err != nil {
-		return err
+	if !s.in {
+		if err := s.enter(ctx, s.program.opts.CPU); err != nil {
+			return err
+		}
 	}
 	defer s.leave()
 	s.vm.Watch()
