@@ -92,6 +92,9 @@ func (c canned) Fetch(context.Context, *http.Request) (*http.Response, error) { 
 func (c canned) Invoke(context.Context, string, *http.Request) (*http.Response, error) {
 	return c.respond()
 }
+func (canned) Enqueue(context.Context, guest.QueuedRequest) (guest.Enqueued, error) {
+	return guest.Enqueued{}, nil
+}
 func (canned) KVGet(context.Context, string, string) ([]byte, uint64, error) {
 	return []byte("value"), 1, nil
 }
