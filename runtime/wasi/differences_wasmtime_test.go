@@ -250,7 +250,8 @@ func (h *side) reasons(s step) (all []hostcall.Errno) {
 		all = append(all, hostcall.EISDIR, hostcall.ENOTEMPTY)
 	case e == hostcall.Success:
 	case e == hostcall.ENOENT:
-		if e, _ := h.find(nameFD, path.Dir(strings.TrimRight(name, "/"))+"/."); e != hostcall.Success {
+		dir, _ := splitPath(name)
+		if e, _ := h.find(nameFD, dir); e != hostcall.Success {
 			all = append(all, e)
 		}
 	default:
