@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -118,5 +120,53 @@ func TestFuelIsTheSameOnBothEngines(t *testing.T) {
 	}
 	if !ends("wasmtime", low) || ends("wasmtime", low-1) {
 		t.Errorf("on wazero it takes %d fuel: on wasmtime it ends with that: %v, with one less: %v", low, ends("wasmtime", low), ends("wasmtime", low-1))
+	}
+}
+
+// TestFuelOfAJobIsTheSameOnBothEngines does so with deployed jobs, by limits.fuel: a command, whose start counts, and a task.
+func TestFuelOfAJobIsTheSameOnBothEngines(t *testing.T) {
+	if !hasWasmtime() {
+		return // TestAJobRunsOnTheEngineThatItsManifestNames says what happens then
+	}
+	s := startServer(t)
+	fill := w.Cat(w.I32Const(4096), w.I32Const(0), w.I32Const(60000), []byte{0xfc, 0x0b, 0})
+	for kind, wasm := range map[string][]byte{
+		"command": saying("Content-Type: text/plain\n\nhello", fill),
+		"task":    w.Task(w.TaskResponse(200, "content-type", "text/plain", "hello"), 300),
+	} {
+		ends := func(engine string, fuel int) bool {
+			job := fmt.Sprintf("%s-%s-%d", kind, engine, fuel)
+			s.deploy(job, wasm, fmt.Sprintf("engine: %s\nlimits: {fuel: %d}\n", engine, fuel))
+			if resp, err := http.Get("http://" + s.ingress + "/" + job + "/"); err == nil { // a command has begun to answer by then
+				body, err := io.ReadAll(resp.Body)
+				_ = resp.Body.Close() // it was read
+				if err == nil && resp.StatusCode == 200 && string(body) == "hello" {
+					return true
+				}
+			}
+			s.until("the log of "+job, func() bool {
+				_, log := s.call("GET", "/v1/jobs/"+job+"/logs?tail=10", nil, "")
+				return strings.Contains(string(log), "fuel")
+			})
+			return false
+		}
+		low, high := 1, 1<<14
+		if !ends("wazero", high) {
+			t.Fatalf("a %s takes more than %d fuel", kind, high)
+		}
+		for low < high {
+			if mid := (low + high) / 2; ends("wazero", mid) {
+				high = mid
+			} else {
+				low = mid + 1
+			}
+		}
+		if low < 100 {
+			t.Errorf("a %s takes %d fuel, which is too little to tell", kind, low)
+		}
+		if !ends("wasmtime", low) || ends("wasmtime", low-1) {
+			t.Errorf("a %s takes %d fuel on wazero, and not on wasmtime", kind, low)
+		}
+		t.Logf("a %s takes %d fuel", kind, low)
 	}
 }
