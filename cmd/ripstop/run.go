@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path"
 	"path/filepath"
+	goruntime "runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,6 +23,7 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/module"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 	"github.com/ripstop-vm/ripstop/runtime/trace"
 	"github.com/ripstop-vm/ripstop/runtime/virtual"
 	"github.com/ripstop-vm/ripstop/runtime/wasi"
@@ -49,6 +51,7 @@ type runOptions struct {
 	traceFormat string
 	engine      string
 	timeout     time.Duration
+	cpu         time.Duration
 	fuel        uint64
 	memory      string
 	invoke      string
@@ -72,15 +75,18 @@ names PWD. Go's and wasi-libc's programs start there, so that ` + "`go test -exe
 Compiled code is kept in the user's cache directory, so that a second run starts at once.
 
 Exit codes: the guest's own (255 for those above 255); 134 after a trap, with the backtrace on standard error; 124 when
---timeout or --fuel is over; 126 when policy stopped the guest; 130 after Ctrl-C; 2 if the command line, the module or the policy
+--timeout, --cpu or --fuel is over; 126 when policy stopped the guest; 130 after Ctrl-C; 2 if the command line, the module or the policy
 is wrong; 1 if ripstop itself failed. A guest may use any of these codes for itself (Go's programs panic with 2): what ripstop says
 on standard error begins with "ripstop: ", and it says something for each of its own but 130. Ctrl-C ends the process by its signal;
-where a shell has it ignored, as in a script's background jobs, end it with SIGTERM. With --timeout a guest's tight loops run slower, as it is watched. With --fuel the module is
-translated first, so that it counts its instructions: about one fuel for each, the same each time; tight loops take about
-1.5 times as long, with or without --timeout.`,
+where a shell has it ignored, as in a script's background jobs, end it with SIGTERM.
+
+With --timeout a guest's tight loops run slower, as it is watched. With --fuel or --cpu the module is translated first, so that it counts
+its instructions: about one fuel for each, the same each time; tight loops take about 1.5 times as long, with or without --timeout.
+--cpu is of the time in which the guest runs, and not of that in which it waits for input or a clock.`,
 		Example: "  ripstop run hello.wasm\n" +
 			"  ripstop run --dir ./data::/data:ro --env LANG=C --trace cat.wasm /data/a.txt\n" +
 			"  ripstop run --timeout 2s --memory 64MiB --policy policy.yaml job.wasm\n" +
+			"  ripstop run --cpu 500ms job.wasm < input.txt\n" +
 			"  ripstop run --invoke add math.wasm 1 2",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -98,6 +104,7 @@ translated first, so that it counts its instructions: about one fuel for each, t
 	f.StringVar(&o.traceFormat, "trace-format", "text", "how traces are written: text or json")
 	f.StringVar(&o.engine, "engine", string(runtime.Wazero), "what executes the guest: wazero, or wasmtime if this program was built with it")
 	f.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time, as in 2s or 1m30s (default: never)")
+	f.DurationVar(&o.cpu, "cpu", 0, "end the guest after this time at the processor, as in 500ms (default: never)")
 	f.Uint64Var(&o.fuel, "fuel", 0, "end the guest after this many instructions, more or less; see above (default: never)")
 	f.StringVar(&o.memory, "memory", "", "bound of the guest's memory, as in 64MiB (default 256MiB)")
 	f.StringVar(&o.invoke, "invoke", "", "call this exported function with ARGS as its numbers, and print its results")
@@ -115,6 +122,9 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 	if o.timeout < 0 {
 		return usage(fmt.Errorf("--timeout %s: a duration is not negative", o.timeout))
 	}
+	if o.cpu < 0 {
+		return usage(fmt.Errorf("--cpu %s: a duration is not negative", o.cpu))
+	}
 	wasm, err := readModule(file)
 	if err != nil {
 		return exitError{exitUsage, o.fileAfterTrace(file, args, err)}
@@ -123,8 +133,8 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 	// Without a deadline the guest runs at full speed: the engine's check for one costs a tight loop 30 times its time.
 	// Nothing in this process could then end a guest in a loop (even the collector would wait for it), so signals go back
 	// to the system, which ends the process.
-	// A guest with fuel looks up at its ticks.
-	metered := o.fuel != 0
+	// A metered guest looks up at its ticks.
+	metered := o.fuel != 0 || o.cpu != 0
 	endless := o.timeout == 0 && !metered
 	cache := ""
 	if runtime.Engine(o.engine) == runtime.Wazero {
@@ -192,6 +202,14 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 	if endless {
 		signal.Reset(os.Interrupt, syscall.SIGTERM)
 	}
+	if o.cpu > 0 {
+		turn, err := takeTurn(ctx, o.cpu)
+		if err != nil {
+			return err
+		}
+		defer turn.Leave()
+		sandbox.Run = turn
+	}
 	s, err := m.NewSandbox(ctx, sandbox)
 	if err != nil {
 		return ending(ctx, file, o, err)
@@ -205,6 +223,18 @@ func run(cmd *cobra.Command, o *runOptions, file string, args []string) error {
 		fmt.Fprintln(cmd.OutOrStdout(), r)
 	}
 	return nil
+}
+
+// takeTurn gives the only guest of this process its turn at the processor, of most time. The caller has it leave.
+func takeTurn(ctx context.Context, most time.Duration) (*processor.Run, error) {
+	goruntime.GOMAXPROCS(max(goruntime.GOMAXPROCS(0), 2)) // what is left over polls the network (package processor)
+	p, err := processor.New(processor.Options{})
+	if err != nil {
+		return nil, err
+	}
+	r := p.Job("run", processor.MinWeight).Run()
+	r.Bound(most)
+	return r, r.Enter(ctx)
 }
 
 // traceToStderr is --trace without a file.
@@ -273,6 +303,8 @@ func ending(ctx context.Context, file string, o *runOptions, err error) error {
 			filepath.Base(file), (limit.Used+1<<20-1)>>20, limit.Max>>20)}
 	case errors.As(err, &limit) && limit.Limit == "fuel":
 		return exitError{exitDeadline, fmt.Errorf("%s was ended: its fuel of %d is used up (--fuel)", filepath.Base(file), limit.Max)}
+	case errors.As(err, &limit) && limit.Limit == "cpu":
+		return exitError{exitDeadline, fmt.Errorf("%s was ended after %s at the processor (--cpu)", filepath.Base(file), o.cpu)}
 	case errors.Is(err, errDeadline):
 		return exitError{exitDeadline, fmt.Errorf("%s was ended after %s (--timeout)", filepath.Base(file), o.timeout)}
 	case ctx.Err() != nil:
