@@ -106,13 +106,13 @@ func init() {
 				w.WriteHeader(http.StatusServiceUnavailable)
 			}
 			say(attempt, nil)
-		case "attempt": // notes each attempt of each invocation for itself
+		case "attempt": // notes each attempt of each invocation for itself; fail=1: and then fails
 			kv := sdk.KV("things")
 			_, err := kv.Put(r.Context(), "run/"+r.Header.Get("Ripstop-Invocation")+"/"+r.Header.Get("Ripstop-Attempt"), nil)
 			if ms, _ := strconv.Atoi(q.Get("ms")); ms > 0 {
 				time.Sleep(time.Duration(ms) * time.Millisecond)
 			}
-			if err != nil {
+			if err != nil || q.Get("fail") != "" {
 				w.WriteHeader(http.StatusServiceUnavailable)
 			}
 			b, _ := io.ReadAll(r.Body)
