@@ -130,39 +130,57 @@ func (l *link) client(ctx context.Context, tag string) (*redis.Client, error) {
 
 // call is a script to run.
 type call struct {
-	script *script
-	keys   []string
-	args   []any
-	size   int // bytes of args
+	script   *script
+	group    group
+	keys     func(group) []string // besides the identity's
+	now      any                  // what time it is; "": the server knows
+	identity string               // of the store
+	args     []any                // besides the identity and the time
+	parts    parts
+	size     int // bytes of args and parts
 
 	done  chan struct{} // closed when reply and err are there
 	reply any
 	err   error
 }
 
+// parts are what a script does one after the other. Calls that are the same but for their parts go to the server as one.
+type parts struct {
+	args  []any
+	count int // each is one element of the reply; 0: the script has no parts
+	work  int // how many things they are about, in all
+}
+
+// maxWork bounds what calls that go together are about: as much as one call may be about.
+const maxWork = broker.MaxBatch
+
+func size(args []any) (n int) {
+	for _, a := range args {
+		if text, ok := a.(string); ok {
+			n += len(text)
+		}
+	}
+	return n
+}
+
 // run runs a script on keys of a group. Each arg is a string or a number. The reply begins with a word that says how it went; what
 // is the same for all scripts is an error already.
 func (l *link) run(ctx context.Context, s *script, g group, keys []string, args ...any) (reply, error) {
+	return l.do(ctx, &call{script: s, group: g, keys: func(group) []string { return keys }, args: args, size: size(args)})
+}
+
+func (l *link) do(ctx context.Context, c *call) (reply, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
-	identity := l.identity.Load()
-	c := &call{script: s, keys: append([]string{g.identity}, keys...), args: make([]any, 0, len(args)+2)}
-	c.args = append(c.args, *identity, "")
+	c.now = ""
 	if l.opts.Clock != nil {
-		c.args[1] = l.opts.Clock.Now().UnixMicro()
+		c.now = l.opts.Clock.Now().UnixMicro()
 	}
-	c.args = append(c.args, args...)
-	for _, a := range c.args {
-		if text, ok := a.(string); ok {
-			c.size += len(text)
-		}
-	}
+	c.identity = *l.identity.Load()
 	begin := clock.Elapsed()
-	limit := clock.System.NewTimer(l.opts.Timeout)
-	defer limit.Stop()
 	for {
-		err := l.once(ctx, c, g)
+		err := l.once(ctx, c)
 		if err == nil {
 			break
 		}
@@ -176,7 +194,7 @@ func (l *link) run(ctx context.Context, s *script, g group, keys []string, args 
 		case strings.HasPrefix(err.Error(), "READONLY"):
 			patient = l.target.kind != single // another server is about to be the master
 		}
-		if !patient {
+		if !patient || clock.Elapsed()-begin > l.opts.Timeout {
 			return nil, explain(l.target.String(), err)
 		}
 		pause := clock.System.NewTimer(retryEvery)
@@ -185,9 +203,6 @@ func (l *link) run(ctx context.Context, s *script, g group, keys []string, args 
 		case <-ctx.Done():
 			pause.Stop()
 			return nil, context.Cause(ctx)
-		case <-limit.C():
-			pause.Stop()
-			return nil, explain(l.target.String(), err)
 		}
 	}
 	return l.read(c)
@@ -205,6 +220,9 @@ func (l *link) read(c *call) (reply, error) {
 	case "rewound":
 		return nil, fmt.Errorf("%s: %w: it is at %d, and was further; nothing was changed; restore it, or run ripstop adopt to go on from there", l.target, broker.ErrRewound, rep.number(1))
 	default:
+		if n := c.parts.count; n > 0 && len(rep) != 1+n {
+			return nil, fmt.Errorf("%s: script %s answers %d elements for %d parts", l.target, c.script.name, len(rep)-1, n)
+		}
 		return rep, nil
 	}
 }
@@ -222,8 +240,8 @@ func (l *link) stranger(have string) error {
 }
 
 // once sends a call and waits for its end, or for that of ctx.
-func (l *link) once(ctx context.Context, c *call, g group) error {
-	client, err := l.client(ctx, g.tag)
+func (l *link) once(ctx context.Context, c *call) error {
+	client, err := l.client(ctx, c.group.tag)
 	if err != nil {
 		return err
 	}
@@ -285,7 +303,7 @@ func (l *link) submit(client *redis.Client, c *call) error {
 
 // Bounds of a pipeline.
 const (
-	maxSenders       = 4       // pipelines under way at once to a server
+	maxSenders       = 2       // pipelines under way at once to a server: while one is run, another one fills
 	maxPipeline      = 128     // calls
 	maxPipelineBytes = 1 << 20 // of arguments, unless one call has more
 )
@@ -352,19 +370,77 @@ func together(n int, do func(i int) error) []error {
 	return errs
 }
 
-// evalArgs is the command that runs the script.
-func (c *call) evalArgs(source bool) []any {
-	args := make([]any, 0, 3+len(c.keys)+len(c.args))
+// evalArgs is the command that runs calls which are the same but for their parts.
+func evalArgs(calls []*call, source bool) []any {
+	c := calls[0]
+	keys := c.keys(c.group)
+	n := 6 + len(keys) + len(c.args)
+	for _, c := range calls {
+		n += len(c.parts.args)
+	}
+	args := make([]any, 0, n)
 	if source {
 		args = append(args, "EVAL", c.script.source)
 	} else {
 		args = append(args, "EVALSHA", c.script.sha)
 	}
-	args = append(args, len(c.keys))
-	for _, k := range c.keys {
+	args = append(args, 1+len(keys), c.group.identity)
+	for _, k := range keys {
 		args = append(args, k)
 	}
-	return append(args, c.args...)
+	args = append(append(args, c.identity, c.now), c.args...)
+	for _, c := range calls {
+		args = append(args, c.parts.args...)
+	}
+	return args
+}
+
+// join puts calls together that can go as one. Their args besides the parts are the same if their scripts and groups are.
+func join(batch []*call) [][]*call {
+	type likeness struct {
+		script   *script
+		group    group
+		identity string
+		now      any
+	}
+	var joined [][]*call
+	var work []int
+	var at map[likeness]int
+	for _, c := range batch {
+		if c.parts.count == 0 || len(batch) == 1 {
+			joined, work = append(joined, []*call{c}), append(work, 0)
+			continue
+		}
+		like := likeness{c.script, c.group, c.identity, c.now}
+		if i, ok := at[like]; ok && work[i]+c.parts.work <= maxWork {
+			joined[i] = append(joined[i], c)
+			work[i] += c.parts.work
+			continue
+		}
+		if at == nil {
+			at = map[likeness]int{}
+		}
+		at[like] = len(joined)
+		joined, work = append(joined, []*call{c}), append(work, c.parts.work)
+	}
+	return joined
+}
+
+// share gives calls that went as one what is theirs of the reply.
+func share(calls []*call, whole any, err error) {
+	list, ok := whole.([]any)
+	ok = ok && err == nil && len(list) > 0 && list[0] == "ok"
+	next := 1
+	for _, c := range calls {
+		c.reply, c.err = whole, err
+		if n := c.parts.count; n > 0 && ok {
+			if next+n > len(list) {
+				n = len(list) - next // read says so
+			}
+			c.reply = append([]any{"ok"}, list[next:next+n]...)
+			next += n
+		}
+	}
 }
 
 // pipeline sends calls and sets their replies: with the scripts' source or their sum only, and with leave to touch slots that the
@@ -372,25 +448,27 @@ func (c *call) evalArgs(source bool) []any {
 func (ln *lane) pipeline(batch []*call, source, asking bool) {
 	ctx := context.Background() // each caller waits as long as it likes; the client's timeouts bound this
 	pipe := ln.client.Pipeline()
-	cmds := make([]*redis.Cmd, len(batch))
+	joined := join(batch)
+	cmds := make([]*redis.Cmd, len(joined))
 	writes := false
-	for i, c := range batch {
+	for i, calls := range joined {
 		if asking {
 			pipe.Do(ctx, "ASKING")
 		}
-		cmds[i] = pipe.Do(ctx, c.evalArgs(source)...)
-		writes = writes || c.script.writes
+		cmds[i] = pipe.Do(ctx, evalArgs(calls, source)...)
+		writes = writes || calls[0].script.writes
 	}
 	var wait *redis.Cmd
 	if n := ln.link.opts.Replicas; writes && n > 0 {
 		wait = pipe.Do(ctx, "WAIT", n, ln.link.opts.ReplicaWait.Milliseconds())
 	}
 	_, err := pipe.Exec(ctx)
-	for i, c := range batch {
-		c.reply, c.err = cmds[i].Result()
-		if c.err == nil && c.reply == nil && err != nil {
-			c.err = err // the pipeline was not sent: a script answers something
+	for i, calls := range joined {
+		whole, cmdErr := cmds[i].Result()
+		if cmdErr == nil && whole == nil && err != nil {
+			cmdErr = err // the pipeline was not sent: a script answers something
 		}
+		share(calls, whole, cmdErr)
 	}
 	if wait == nil {
 		return
@@ -437,6 +515,15 @@ func (r reply) number(i int) uint64 {
 		return n
 	}
 	return 0
+}
+
+// part answers a part's own reply; an empty one if it is not there.
+func (r reply) part(i int) reply {
+	if i >= len(r) {
+		return nil
+	}
+	list, _ := r[i].([]any)
+	return list
 }
 
 // time answers an element that is in microseconds since 1970; the zero time for 0.

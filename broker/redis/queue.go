@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -45,19 +46,33 @@ var queueKeys = []string{
 	"meta", "items", "payloads", "results", "documents", "keys", "ready", "delayed", "leased", "calls", "calling", "expires", "letters", "orders",
 }
 
-// run runs a script of a job's queue.
-func (q *Queue) run(ctx context.Context, s *script, j broker.Job, args ...any) (reply, error) {
-	g := q.link.keys.queue(j)
+func keysOf(g group) []string {
 	keys := make([]string, len(queueKeys))
 	for i, name := range queueKeys {
 		keys[i] = g.key(name)
 	}
-	rep, err := q.link.run(ctx, s, g, keys, args...)
-	if err == nil && rep.text(0) == "newer" {
-		return nil, fmt.Errorf("%s: queue of %s: %w: a document's schema is %d, this program's is %d; use a newer version of ripstop",
-			q.link.target, j, broker.ErrNewer, rep.number(1), broker.QueueSchema)
+	return keys
+}
+
+// run runs a script of a job's queue.
+func (q *Queue) run(ctx context.Context, s *script, j broker.Job, args ...any) (reply, error) {
+	rep, err := q.link.do(ctx, &call{script: s, group: q.link.keys.queue(j), keys: keysOf, args: args, size: size(args)})
+	return rep, cmp.Or(err, q.newer(j, rep))
+}
+
+// runParts runs a script that does several things, perhaps together with what others ask of it at the same time. So args have to be the
+// same in each call of the script for the job. The reply has an element for each part, after the first.
+func (q *Queue) runParts(ctx context.Context, s *script, j broker.Job, p parts, args ...any) (reply, error) {
+	return q.link.do(ctx, &call{script: s, group: q.link.keys.queue(j), keys: keysOf, args: args, parts: p, size: size(args) + size(p.args)})
+}
+
+// newer says that a reply is about a document of a newer program.
+func (q *Queue) newer(j broker.Job, rep reply) error {
+	if rep.text(0) != "newer" {
+		return nil
 	}
-	return rep, err
+	return fmt.Errorf("%s: queue of %s: %w: a document's schema is %d, this program's is %d; use a newer version of ripstop",
+		q.link.target, j, broker.ErrNewer, rep.number(1), broker.QueueSchema)
 }
 
 // Enqueue implements broker.Queue.
@@ -69,17 +84,22 @@ func (q *Queue) Enqueue(ctx context.Context, b broker.Batch) ([]broker.Receipt, 
 	if len(b.Invocations) == 0 {
 		return []broker.Receipt{}, nil
 	}
-	args := make([]any, 0, 3+12*len(b.Invocations))
-	args = append(args, b.Limit, q.bell.channel, b.Job.String())
-	for _, v := range b.Invocations {
+	args := make([]any, 0, 2+3*len(b.Invocations))
+	args = append(args, b.Limit, len(b.Invocations))
+	for i := range b.Invocations {
+		v := &b.Invocations[i]
 		attempts, document := 0, ""
 		if v.Callback != nil {
 			attempts, document = v.Callback.MaxAttempts, string(v.Callback.Document)
 		}
-		args = append(args, string(v.ID), string(v.Payload), v.Priority, v.Order, v.Delay.Microseconds(), v.Key, v.MaxAttempts,
-			int64(v.Backoff.First), int64(v.Backoff.Max), int64(v.ResultTTL), attempts, document)
+		terms := terms(v.Priority, v.Delay.Microseconds(), v.MaxAttempts, v.Backoff.First, v.Backoff.Max, v.ResultTTL, attempts)
+		if more := v.Order != "" || v.Key != "" || attempts > 0; more {
+			args = append(args, string(v.ID), string(v.Payload), terms+"+", v.Order, v.Key, document)
+		} else {
+			args = append(args, string(v.ID), string(v.Payload), terms)
+		}
 	}
-	rep, err := q.run(ctx, enqueueScript, b.Job, args...)
+	rep, err := q.enqueue(ctx, b.Job, parts{args, 1, len(b.Invocations)})
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("enqueue: %w", err)
@@ -88,9 +108,48 @@ func (q *Queue) Enqueue(ctx context.Context, b broker.Batch) ([]broker.Receipt, 
 	}
 	receipts := make([]broker.Receipt, len(b.Invocations))
 	for i := range receipts {
-		receipts[i] = broker.Receipt{ID: broker.InvocationID(rep.text(2 + 2*i)), Known: rep.number(1+2*i) == 1}
+		receipts[i].ID = b.Invocations[i].ID
+		switch by := rep.text(1 + i); by {
+		case "", "0":
+		case "1":
+			receipts[i].Known = true
+		default:
+			receipts[i] = broker.Receipt{ID: broker.InvocationID(by), Known: true}
+		}
 	}
 	return receipts, nil
+}
+
+// enqueue answers what the script says of a batch; nothing if all of it was new.
+func (q *Queue) enqueue(ctx context.Context, j broker.Job, batch parts) (reply, error) {
+	for {
+		rep, err := q.runParts(ctx, enqueueScript, j, batch, q.bell.channel, j.String())
+		if err != nil {
+			return nil, err
+		}
+		if rep[1] == int64(0) {
+			return nil, nil
+		}
+		rep = rep.part(1)
+		if rep.text(0) != "settle" {
+			return rep, q.newer(j, rep)
+		}
+		if err := q.settle(ctx, j, broker.InvocationID(rep.text(1))); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// terms writes numbers, separated by spaces.
+func terms(priority int, delay int64, attempts int, first, longest, ttl time.Duration, calls int) string {
+	b := make([]byte, 0, 64)
+	for i, n := range [...]int64{int64(priority), delay, int64(attempts), int64(first), int64(longest), int64(ttl), int64(calls)} {
+		if i > 0 {
+			b = append(b, ' ')
+		}
+		b = strconv.AppendInt(b, n, 10)
+	}
+	return string(b)
 }
 
 // Lease implements broker.Queue. All jobs but one are asked first, together, which of them have something.
@@ -140,18 +199,32 @@ func (q *Queue) leaseOf(ctx context.Context, j broker.Job, w broker.Want, n, roo
 	if err != nil {
 		return nil, false, err
 	}
-	const width = statusWidth + 5
-	for i := 2; i+width <= len(rep); i += width {
-		r := rep[i : i+width]
-		s, more := readStatus(r)
-		v := more.invocation(s, r.text(statusWidth), r.text(statusWidth+1))
+	until := rep.time(2)
+	for i := 3; i+4 <= len(rep); i += 4 {
+		v := broker.Invocation{ID: broker.InvocationID(rep.text(i)), Payload: []byte(rep.text(i + 1))}
+		l := broker.Lease{Job: j, Lane: w.Lane, Token: rep.text(i + 2), Until: until, TTL: w.TTL}
 		if w.Lane == broker.LaneCallback {
 			v.Payload = nil
 		}
-		ls = append(ls, broker.Lease{
-			Job: j, Lane: w.Lane, Invocation: v, Token: r.text(statusWidth + 2), Attempt: int(r.number(statusWidth + 3)),
-			Enqueued: s.Enqueued, Until: r.time(statusWidth + 4), TTL: w.TTL,
-		})
+		text, more := strings.CutSuffix(rep.text(i+3), "+")
+		var n [8]uint64
+		for k := range n {
+			var number string
+			number, text, _ = strings.Cut(text, " ")
+			n[k], _ = parseUint(number)
+		}
+		v.Priority, v.MaxAttempts = int(n[0]), int(n[1])
+		v.Backoff, v.ResultTTL = broker.Backoff{First: time.Duration(n[2]), Max: time.Duration(n[3])}, time.Duration(n[4])
+		l.Attempt, l.Enqueued = int(n[6]), fromMicros(n[7])
+		if more {
+			v.Order, v.Key = rep.text(i+4), rep.text(i+5)
+			if n[5] > 0 {
+				v.Callback = &broker.Callback{Document: []byte(rep.text(i + 6)), MaxAttempts: int(n[5])}
+			}
+			i += 3
+		}
+		l.Invocation = v
+		ls = append(ls, l)
 	}
 	return ls, rep.number(1) == 1, nil
 }
@@ -257,16 +330,17 @@ func (q *Queue) Extend(ctx context.Context, ls ...broker.Lease) ([]broker.Lease,
 		return nil, fmt.Errorf("extend: %w", err)
 	}
 	ls = slices.Clone(ls)
-	errs := together(len(ls), func(i int) error {
-		l := &ls[i]
-		rep, err := q.run(ctx, extendScript, l.Job, string(l.ID), string(l.Lane), l.Token, l.TTL.Microseconds())
-		switch {
-		case err != nil:
-			return fmt.Errorf("extend %s: %w", l.ID, err)
-		case rep.text(0) == "lost":
-			return &broker.LostError{Name: string(l.ID), Index: i}
+	var jobs []broker.Job
+	of := map[broker.Job][]int{}
+	for i, l := range ls {
+		if of[l.Job] == nil {
+			jobs = append(jobs, l.Job)
 		}
-		l.Until = rep.time(1)
+		of[l.Job] = append(of[l.Job], i)
+	}
+	errs := make([]error, len(ls))
+	_ = together(len(jobs), func(n int) error { // each lease has its own error
+		q.extend(ctx, jobs[n], of[jobs[n]], ls, errs)
 		return nil
 	})
 	var extended []broker.Lease
@@ -278,13 +352,31 @@ func (q *Queue) Extend(ctx context.Context, ls ...broker.Lease) ([]broker.Lease,
 	return extended, errors.Join(errs...)
 }
 
+// extend extends those leases of one job, and sets their errors.
+func (q *Queue) extend(ctx context.Context, j broker.Job, which []int, ls []broker.Lease, errs []error) {
+	args := make([]any, 0, 4*len(which))
+	for _, i := range which {
+		args = append(args, string(ls[i].ID), string(ls[i].Lane), ls[i].Token, ls[i].TTL.Microseconds())
+	}
+	rep, err := q.runParts(ctx, extendScript, j, parts{args, len(which), len(which)})
+	for n, i := range which {
+		part := rep.part(1 + n)
+		switch err := cmp.Or(err, q.newer(j, part)); {
+		case err != nil:
+			errs[i] = fmt.Errorf("extend %s: %w", ls[i].ID, err)
+		case part.text(0) == "lost":
+			errs[i] = &broker.LostError{Name: string(ls[i].ID), Index: i}
+		}
+		ls[i].Until = part.time(1)
+	}
+}
+
 // Complete implements broker.Queue.
 func (q *Queue) Complete(ctx context.Context, l broker.Lease, r broker.Result) error {
 	if err := cmp.Or(context.Cause(ctx), l.Check(), r.Check()); err != nil {
 		return fmt.Errorf("complete: %w", err)
 	}
-	rep, err := q.run(ctx, completeScript, l.Job, string(l.ID), string(l.Lane), l.Token, string(r.Outcome), string(r.Payload), broker.CutReason(r.Reason), q.bell.channel, l.Job.String())
-	return q.ended("complete", l, rep, err)
+	return q.end(ctx, "complete", completeScript, l, string(r.Outcome), string(r.Payload), broker.CutReason(r.Reason))
 }
 
 // Release implements broker.Queue.
@@ -296,12 +388,15 @@ func (q *Queue) Release(ctx context.Context, l broker.Lease, r broker.Return) er
 	if r.Unstarted {
 		unstarted = 1
 	}
-	rep, err := q.run(ctx, releaseScript, l.Job, string(l.ID), string(l.Lane), l.Token, r.Delay.Microseconds(), broker.CutReason(r.Reason), unstarted, q.bell.channel, l.Job.String())
-	return q.ended("release", l, rep, err)
+	return q.end(ctx, "release", releaseScript, l, r.Delay.Microseconds(), broker.CutReason(r.Reason), unstarted)
 }
 
-func (q *Queue) ended(doing string, l broker.Lease, rep reply, err error) error {
-	switch {
+// end ends a lease.
+func (q *Queue) end(ctx context.Context, doing string, s *script, l broker.Lease, args ...any) error {
+	args = append([]any{string(l.ID), string(l.Lane), l.Token}, args...)
+	rep, err := q.runParts(ctx, s, l.Job, parts{args, 1, 1}, q.bell.channel, l.Job.String())
+	rep = rep.part(1)
+	switch err := cmp.Or(err, q.newer(l.Job, rep)); {
 	case err != nil:
 		return fmt.Errorf("%s %s: %w", doing, l.ID, err)
 	case rep.text(0) == "lost":

@@ -28,18 +28,46 @@ func load(name string) *script {
 		}
 		return string(text)
 	}
-	prelude := read("prelude")
 	first, rest, _ := strings.Cut(read(name), "\n")
+	before := read("prelude")
 	if strings.HasPrefix(name, "queue_") {
-		rest = expandFields(read("queue") + rest)
+		before += read("queue")
 	}
+	before, rest = comments.ReplaceAllString(before, ""), comments.ReplaceAllString(rest, "")
+	if strings.HasPrefix(name, "queue_") {
+		before, rest = expandFields(before, rest)
+	}
+	before = needed(before, rest)
 	if !strings.HasPrefix(first, "#!lua") {
 		panic(fmt.Sprintf("lua/%s.lua does not begin with #!lua", name))
 	}
-	s := &script{name: name, source: first + "\n" + prelude + rest, writes: !strings.Contains(first, "no-writes")}
+	s := &script{name: name, source: first + "\n" + before + rest, writes: !strings.Contains(first, "no-writes")}
 	sum := sha1.Sum([]byte(s.source)) // as EVALSHA wants it; nothing rests on its strength
 	s.sha = hex.EncodeToString(sum[:])
 	return s
+}
+
+var (
+	comments  = regexp.MustCompile(`(?m)^\s*--.*\n`)
+	functions = regexp.MustCompile(`(?ms)^local function (\w+)\(.*?(\n| )end\n`)
+)
+
+// needed leaves out the functions of a library that a script does not use. Making one at each call takes longer than most commands.
+func needed(library, script string) string {
+	for {
+		less := functions.ReplaceAllStringFunc(library, func(def string) string {
+			name := functions.FindStringSubmatch(def)[1]
+			use := regexp.MustCompile(`[^'.\w]` + name + `\b`)
+			if !use.MatchString(script) && !use.MatchString(strings.Replace(library, def, "", 1)) {
+				return ""
+			}
+			return def
+		})
+		if less == library {
+			return library
+		}
+		library = less
+	}
 }
 
 var (
@@ -49,16 +77,20 @@ var (
 
 // expandFields lets scripts write it.state for what is packed as an array: each field that FIELDS names becomes its place in it.f.
 // Filling a table by names at each call would take longer than all the commands of a script together.
-func expandFields(source string) string {
+func expandFields(library, script string) (string, string) {
 	places := map[string]int{}
-	for i, name := range strings.Split(fieldsList.FindStringSubmatch(source)[1], "',") {
+	list := fieldsList.FindStringSubmatch(library)
+	for i, name := range strings.Split(list[1], "',") {
 		places[strings.Trim(name, " '\n\t")] = i + 1
 	}
-	return fieldUse.ReplaceAllStringFunc(source, func(use string) string {
-		table, name, _ := strings.Cut(use, ".")
-		if place := places[name]; place > 0 {
-			return fmt.Sprintf("%s.f[%d]", table, place)
-		}
-		return use
-	})
+	expand := func(source string) string {
+		return fieldUse.ReplaceAllStringFunc(source, func(use string) string {
+			table, name, _ := strings.Cut(use, ".")
+			if place := places[name]; place > 0 {
+				return fmt.Sprintf("%s.f[%d]", table, place)
+			}
+			return use
+		})
+	}
+	return expand(strings.Replace(library, list[0], "", 1)), expand(script)
 }

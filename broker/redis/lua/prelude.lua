@@ -16,6 +16,6 @@ end
 
 -- text writes a whole number below 2^53.
 local function text(n)
-	return string.format('%.0f', n)
+	return string.format('%d', n)
 end
 

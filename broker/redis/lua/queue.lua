@@ -51,18 +51,128 @@ local function category(it)
 	end
 end
 
--- load reads an item; nil if there is none. One of a newer schema has that alone.
-local function load(id)
-	local packed = redis.call('HGET', ITEMS, id)
+-- What is to be written is gathered, and written by flush: many invocations take one command of each kind then. The last one that is said
+-- of a field or a member holds. Each script that changes something flushes before it reads what it may have changed, and at its end.
+local fields, members, counted = {}, {}, {}
+local MOST = 1000 -- values in one command: a function of Lua takes a few thousand
+
+-- put sets a field of a hash, or removes it if the value is false.
+local function put(hash, field, value)
+	local t = fields[hash]
+	if not t then
+		t = {}
+		fields[hash] = t
+	end
+	t[field] = value
+end
+
+-- rank puts a member into a sorted set, or changes its score, or removes it if the score is false.
+local function rank(set, member, score)
+	local t = members[set]
+	if not t then
+		t = {}
+		members[set] = t
+	end
+	t[member] = score
+end
+
+-- get reads a field; false if it is not there.
+local function get(hash, field)
+	local t = fields[hash]
+	if t and t[field] ~= nil then
+		return t[field]
+	end
+	return redis.call('HGET', hash, field)
+end
+
+-- get_all reads fields of which nothing was put, each false if it is not there.
+local function get_all(hash, list)
+	local values = {}
+	for i = 1, #list, MOST do
+		for _, value in ipairs(redis.call('HMGET', hash, unpack(list, i, math.min(i + MOST - 1, #list)))) do
+			values[#values + 1] = value
+		end
+	end
+	return values
+end
+
+-- give runs a command on a key with all of a list's values.
+local function give(command, key, list)
+	for i = 1, #list, MOST do
+		redis.call(command, key, unpack(list, i, math.min(i + MOST - 1, #list)))
+	end
+end
+
+local function flush()
+	for hash, t in pairs(fields) do
+		local sets, removed, n = {}, {}, 0
+		for field, value in pairs(t) do
+			if value then
+				sets[n + 1], sets[n + 2] = field, value
+				n = n + 2
+			else
+				removed[#removed + 1] = field
+			end
+		end
+		give('HSET', hash, sets)
+		give('HDEL', hash, removed)
+		fields[hash] = nil
+	end
+	for set, t in pairs(members) do
+		local added, removed, n = {}, {}, 0
+		for member, score in pairs(t) do
+			if score then
+				added[n + 1], added[n + 2] = score, member
+				n = n + 2
+			else
+				removed[#removed + 1] = member
+			end
+		end
+		give('ZADD', set, added)
+		give('ZREM', set, removed)
+		members[set] = nil
+	end
+	for name, n in pairs(counted) do
+		if n ~= 0 then
+			redis.call('HINCRBY', META, name, n)
+		end
+		counted[name] = nil
+	end
+end
+
+local held = {} -- invocation → item that was read, or false if there is none
+
+local function hold(id, packed)
 	if not packed then
+		held[id] = false
 		return nil
 	end
 	local it = {id = id, f = cmsgpack.unpack(packed), was = false, wasletter = 0}
 	if it.schema > SCHEMA then
-		return {newer = it.schema}
+		it = {newer = it.schema}
+	else
+		it.was, it.wasletter = category(it), it.letter
 	end
-	it.was, it.wasletter = category(it), it.letter
+	held[id] = it
 	return it
+end
+
+-- load reads an item; nil if there is none. One of a newer schema has that alone. Read twice, it is the same one.
+local function load(id)
+	local it = held[id]
+	if it ~= nil then
+		return it or nil
+	end
+	return hold(id, redis.call('HGET', ITEMS, id))
+end
+
+-- load_all reads items ahead.
+local function load_all(ids)
+	for i, packed in ipairs(get_all(ITEMS, ids)) do
+		if held[ids[i]] == nil then
+			hold(ids[i], packed)
+		end
+	end
 end
 
 local PLACES = {r = READY, d = DELAYED, l = LEASED, e = EXPIRES, c = CALLS, k = CALLING}
@@ -88,7 +198,9 @@ local function lapsed(it)
 	return it.state == 'l' and it.till <= T or calling(it) and it.ctoken ~= '' and it.ctill <= T or gone(it)
 end
 
-local function turn(it) return redis.sha1hex(it.order) .. ':' .. string.format('%016.0f', it.seq) .. ':' .. it.id end
+local function turn_of(order, seq, id) return redis.sha1hex(order) .. ':' .. string.format('%016d', seq) .. ':' .. id end
+
+local function turn(it) return turn_of(it.order, it.seq, it.id) end
 
 local function first_of(order)
 	local hash = redis.sha1hex(order)
@@ -98,10 +210,10 @@ end
 -- move takes an invocation from one place to another, or changes its score there. Answers the new place.
 local function move(id, from, to, score)
 	if from ~= '' and from ~= to then
-		redis.call('ZREM', PLACES[from], id)
+		rank(PLACES[from], id, false)
 	end
 	if to ~= '' then
-		redis.call('ZADD', PLACES[to], text(score), id)
+		rank(PLACES[to], id, text(score))
 	end
 	return to
 end
@@ -129,36 +241,36 @@ local function save(it)
 	end
 	if it.letter ~= it.wasletter then
 		if it.letter == 1 then
-			redis.call('ZADD', LETTERS, 0, it.id)
+			rank(LETTERS, it.id, 0)
 		elseif it.wasletter == 1 then
-			redis.call('ZREM', LETTERS, it.id)
+			rank(LETTERS, it.id, false)
 		end
 		it.wasletter = it.letter
 	end
 	local is = category(it)
 	if is ~= it.was then
 		if it.was then
-			redis.call('HINCRBY', META, it.was, -1)
+			counted[it.was] = (counted[it.was] or 0) - 1
 		end
 		if is then
-			redis.call('HINCRBY', META, is, 1)
+			counted[is] = (counted[is] or 0) + 1
 		end
 		it.was = is
 	end
-	redis.call('HSET', ITEMS, it.id, cmsgpack.pack(it.f))
+	put(ITEMS, it.id, cmsgpack.pack(it.f))
 end
 
 -- forget removes an item of no category.
 local function forget(it)
 	it.place = move(it.id, it.place, '', 0)
 	it.cplace = move(it.id, it.cplace, '', 0)
-	redis.call('HDEL', ITEMS, it.id)
-	redis.call('HDEL', PAYLOADS, it.id)
-	redis.call('HDEL', RESULTS, it.id)
-	redis.call('HDEL', DOCUMENTS, it.id)
-	if it.key ~= '' and redis.call('HGET', IDEMPOTENCY, it.key) == it.id then
-		redis.call('HDEL', IDEMPOTENCY, it.key)
+	for _, hash in ipairs({ITEMS, PAYLOADS, RESULTS, DOCUMENTS}) do
+		put(hash, it.id, false)
 	end
+	if it.key ~= '' and get(IDEMPOTENCY, it.key) == it.id then
+		put(IDEMPOTENCY, it.key, false)
+	end
+	held[it.id] = false
 end
 
 -- finish ends it, at a time that is not in the future.
@@ -169,10 +281,10 @@ local function finish(it, at, outcome, result, reason)
 		it.state, it.letter, it.reason = 'x', 1, reason
 	else
 		it.state, it.letter, it.size = 'd', 0, 0
-		redis.call('HDEL', PAYLOADS, it.id)
+		put(PAYLOADS, it.id, false)
 	end
 	if result ~= '' then
-		redis.call('HSET', RESULTS, it.id, result)
+		put(RESULTS, it.id, result)
 	end
 	if it.cmax > 0 then
 		it.callback, it.cattempts, it.cdue, it.ctoken, it.cworker, it.ctill, it.creason = 'p', 0, at, '', '', 0, ''
@@ -235,15 +347,20 @@ end
 -- settle_some does what time has done to the job's items, up to a number of each kind. Answers an item of a newer schema, if it meets one.
 local function settle_some(limit)
 	for _, place in ipairs({LEASED, CALLING, EXPIRES, DELAYED}) do
-		for _, id in ipairs(redis.call('ZRANGEBYSCORE', place, '-inf', text(T), 'LIMIT', 0, limit)) do
-			local it = load(id)
-			if it.newer then
-				return it
-			elseif place == DELAYED then
-				save(it)
-			else
-				settle(it)
+		local ids = redis.call('ZRANGEBYSCORE', place, '-inf', text(T), 'LIMIT', 0, limit)
+		if #ids > 0 then
+			load_all(ids)
+			for _, id in ipairs(ids) do
+				local it = load(id)
+				if it.newer then
+					return it
+				elseif place == DELAYED then
+					save(it)
+				else
+					settle(it)
+				end
 			end
+			flush()
 		end
 	end
 end

@@ -9,7 +9,8 @@ if it and it.newer then
 elseif not it or it.letter ~= 1 then
 	return {'missing'}
 end
-redis.call('HDEL', PAYLOADS, it.id)
+put(PAYLOADS, it.id, false)
 it.letter, it.dropped, it.size = 0, T, 0
 save(it)
+flush()
 return {'ok'}

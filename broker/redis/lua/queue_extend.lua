@@ -1,19 +1,31 @@
 #!lua
--- Lets a lease last for its time to live from now.
+-- Lets leases last for their time to live from now.
 -- KEYS: see queue.lua
--- ARGV: 1 identity, 2 time, 3 invocation, 4 lane, 5 token, 6 time to live in microseconds
--- Returns {'ok', until} or {'lost'}.
-local it = load(ARGV[3])
-if it and it.newer then
-	return {'newer', it.newer}
-elseif not owned(it, ARGV[4], ARGV[5]) then
-	return {'lost'}
+-- ARGV: 1 identity, 2 time, then for each: invocation, lane, token, time to live in microseconds
+-- Returns {'ok', then for each {'ok', until}, {'lost'} or {'newer', schema}}.
+local ids = {}
+for i = 3, #ARGV, 4 do
+	ids[#ids + 1] = ARGV[i]
 end
-local till = T + ARGV[6]
-if ARGV[4] == 'run' then
-	it.till = till
-else
-	it.ctill = till
+load_all(ids)
+local reply = {'ok'}
+for i = 3, #ARGV, 4 do
+	local it, answer = load(ARGV[i]), nil
+	if it and it.newer then
+		answer = {'newer', it.newer}
+	elseif not owned(it, ARGV[i + 1], ARGV[i + 2]) then
+		answer = {'lost'}
+	else
+		local till = T + ARGV[i + 3]
+		if ARGV[i + 1] == 'run' then
+			it.till = till
+		else
+			it.ctill = till
+		end
+		save(it)
+		answer = {'ok', text(till)}
+	end
+	reply[#reply + 1] = answer
 end
-save(it)
-return {'ok', text(till)}
+flush()
+return reply

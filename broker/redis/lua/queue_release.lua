@@ -1,16 +1,25 @@
 #!lua
--- Gives an invocation, or its callback, back under a lease that is current.
+-- Gives invocations, or their callbacks, back, each under a lease that is current.
 -- KEYS: see queue.lua
--- ARGV: 1 identity, 2 time, 3 invocation, 4 lane, 5 token, 6 delay in microseconds, 7 reason, 8 1 if nothing of it has begun, 9 channel,
---       10 the job
--- Returns {'ok'} or {'lost'}.
-local it = load(ARGV[3])
-if it and it.newer then
-	return {'newer', it.newer}
-elseif not owned(it, ARGV[4], ARGV[5]) then
-	return {'lost'}
+-- ARGV: 1 identity, 2 time, 3 channel, 4 the job, then for each: invocation, lane, token, delay in microseconds, reason, 1 if nothing of it
+--       has begun
+-- Returns {'ok', then for each {'ok'}, {'lost'} or {'newer', schema}}.
+local reply, tell = {'ok'}, false
+for i = 5, #ARGV, 6 do
+	local it, answer = load(ARGV[i]), {'ok'}
+	if it and it.newer then
+		answer = {'newer', it.newer}
+	elseif not owned(it, ARGV[i + 1], ARGV[i + 2]) then
+		answer = {'lost'}
+	else
+		local back = ARGV[i + 1] == 'run' and give_back or give_back_call
+		back(it, T, tonumber(ARGV[i + 3]), ARGV[i + 4], ARGV[i + 5] == '1')
+		tell = true
+	end
+	reply[#reply + 1] = answer
 end
-local back = ARGV[4] == 'run' and give_back or give_back_call
-back(it, T, tonumber(ARGV[6]), ARGV[7], ARGV[8] == '1')
-redis.pcall('PUBLISH', ARGV[9], ARGV[10])
-return {'ok'}
+flush()
+if tell then
+	redis.pcall('PUBLISH', ARGV[3], ARGV[4])
+end
+return reply

@@ -9,7 +9,7 @@ if it and it.newer then
 elseif not it or it.letter ~= 1 then
 	return {'missing'}
 end
-redis.call('HDEL', RESULTS, it.id)
+put(RESULTS, it.id, false)
 it.seq = redis.call('HINCRBY', META, 'seq', 1)
 it.state, it.letter, it.enqueued, it.due, it.attempts, it.reason = 'w', 0, T, T, 0, ''
 it.finished, it.outcome, it.result, it.why, it.dropped, it.called = 0, '', 0, '', 0, 0
@@ -19,5 +19,6 @@ if it.order ~= '' then
 	redis.call('ZADD', ORDERS, 0, turn(it))
 end
 save(it)
+flush()
 redis.pcall('PUBLISH', ARGV[4], ARGV[5])
 return {'ok'}

@@ -8,5 +8,6 @@ if it and it.newer then
 	return {'newer', it.newer}
 elseif it then
 	settle(it)
+	flush()
 end
 return {'ok'}
