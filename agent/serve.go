@@ -139,6 +139,8 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	if !queued { // whoever sends these is no queue
 		delete(r.Header, wire.HeaderAttempt)
 		delete(r.Header, wire.HeaderInvocation)
+		delete(r.Header, wire.HeaderSchedule)
+		delete(r.Header, wire.HeaderScheduled)
 	} else {
 		if err := t.slots.take(r.Context(), true); err != nil {
 			return false, err

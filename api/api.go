@@ -59,6 +59,7 @@ type Control interface {
 	Invocation(ctx context.Context, job, id string) (broker.Status, error)
 	InvocationResult(ctx context.Context, job, id string) (envelope.Response, error)
 	Queued(ctx context.Context, job string) (broker.Counts, error)
+	Schedules(ctx context.Context, job string) ([]control.ScheduleStatus, error)
 	DeadLetters(ctx context.Context, job, after string, limit int) ([]broker.Status, error)
 	DeadLetter(ctx context.Context, job, id string) (broker.Status, envelope.Request, error)
 	Requeue(ctx context.Context, by, job, id string) error

@@ -170,7 +170,20 @@ func (s *Server) GetQueue(c echo.Context, name model.JobName) error {
 	if err != nil {
 		return err
 	}
-	return s.answer(c, http.StatusOK, model.QueueCounts{Waiting: n.Waiting, Ready: n.Ready, Leased: n.Leased, Dead: n.Dead, Callbacks: n.Callbacks, Oldest: orNil(n.Oldest)})
+	list, err := s.opts.Control.Schedules(c.Request().Context(), name)
+	if err != nil {
+		return err
+	}
+	out := model.QueueCounts{Waiting: n.Waiting, Ready: n.Ready, Leased: n.Leased, Dead: n.Dead, Callbacks: n.Callbacks, Oldest: orNil(n.Oldest)}
+	if len(list) > 0 {
+		schedules := make([]model.ScheduleStatus, len(list))
+		for i, st := range list {
+			schedules[i] = model.ScheduleStatus{Name: st.Name, Cron: st.Cron, Zone: st.Zone, Method: st.Method, Path: st.Path, Next: append([]time.Time{}, st.Next...),
+				Last: orNil(st.Last), Invocation: orNil(string(st.Invocation))}
+		}
+		out.Schedules = &schedules
+	}
+	return s.answer(c, http.StatusOK, out)
 }
 
 // ListDeadLetters implements ServerInterface.

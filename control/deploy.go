@@ -306,6 +306,9 @@ func (s *Store) planRelease(ctx context.Context, by, kind string, now state, nex
 	if err := s.planRoutes(ctx, &c, now, next); err != nil {
 		return Job{}, c, err
 	}
+	if err := s.planSchedules(ctx, &c, job, next); err != nil {
+		return Job{}, c, err
+	}
 	docs := map[string]any{jobKey(next.Job): job}
 	if fresh {
 		docs[versionKey(next.Job, next.Number)] = next
@@ -407,6 +410,9 @@ func (s *Store) Remove(ctx context.Context, by, job string) error {
 		}
 	}
 	if err := s.planRoutes(ctx, &c, now, Version{Job: job}); err != nil {
+		return err
+	}
+	if err := s.planSchedules(ctx, &c, now.job, Version{Job: job}); err != nil {
 		return err
 	}
 	entry := s.entry(AuditEntry{Kind: AuditRemove, By: by, Job: job, Version: now.job.Current})

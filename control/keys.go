@@ -15,6 +15,7 @@ var (
 	versionsPrefix = keys.Versions(entitlement)    // + job/number
 	secretsPrefix  = keys.Secrets(entitlement)     // + job/name
 	purgesPrefix   = "purges/" + entitlement + "/" // + ID of a job whose queue is to be forgotten
+	firedPrefix    = keys.Schedules(entitlement)   // + ID of a job
 )
 
 const (
@@ -31,6 +32,7 @@ func secretsOf(job string) string {
 	return keys.SecretsOf(broker.Job{Entitlement: entitlement, Name: job})
 }
 func secretKey(job, name string) string        { return secretsOf(job) + name }
+func scheduleKey(jobID string) string          { return firedPrefix + jobID }
 func routeKey(r manifest.Route) string         { return routesPrefix + r.Host + r.Path }
 func bucketName(job Job, bucket string) string { return keys.Bucket(entitlement, job.ID, bucket) }
 

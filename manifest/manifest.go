@@ -23,6 +23,7 @@ type Manifest struct {
 	Policy       []policy.Rule       `json:"policy,omitempty"`      // rules on top, in order
 	Config       map[string]string   `json:"config,omitempty"`      // what the guest may read by name
 	Queue        Queue               `json:"queue,omitzero"`        // how queued invocations are kept and run
+	Schedule     []Schedule          `json:"schedule,omitempty"`    // when invocations are enqueued by themselves
 }
 
 // Route is where a job answers.

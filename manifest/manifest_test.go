@@ -103,6 +103,17 @@ queue:
   ttl: 2d
   length: 1000
   ordered: true
+schedule:
+  - name: nightly
+    cron: "30 3 * * MON-FRI"
+    zone: Europe/Vienna
+    missed: skip
+    overlap: wait
+    method: PUT
+    path: /tidy?all=1
+    headers: {X-Part: 7}
+    body: now
+  - cron: "*/5 * * * *"
 `
 
 func TestAFullManifestIsReadAndItsJSONSaysTheSame(t *testing.T) {
@@ -114,6 +125,7 @@ func TestAFullManifestIsReadAndItsJSONSaysTheSame(t *testing.T) {
 	if m.Limits.Memory != 64*MiB || m.Limits.Time != Duration(2*time.Second) || m.Limits.Request != 64*KiB || m.Limits.Queue != -1 ||
 		c.Clock.Offset != -90*time.Minute || *c.Random.Seed != 1<<64-1 || c.Env["PORT"] != "8080" || c.Env["DEBUG"] != "true" ||
 		c.Fetch[1].Host != "fd00::7" || c.Fetch[1].Port != 8080 || c.Fetch[0].Port != 0 || !c.Fetch[2].Private ||
+		len(m.Schedule) != 2 || m.Schedule[0].Headers["X-Part"] != "7" || m.Schedule[0].Overlap != OverlapWait || m.Schedule[1].Name != "" ||
 		len(m.Policy) != 3 || m.Policy[1].On[1] != "kv_*" || m.Policy[2].Set["key"] == "" || m.Routes[1].Host != "book.example.com" ||
 		m.Queue != (Queue{Concurrency: 2, Attempts: 7, Backoff: Backoff{First: Duration(10 * time.Second), Max: Duration(time.Second)}, TTL: Duration(48 * time.Hour), Length: 1000, Ordered: true}) {
 		t.Errorf("read %+v", m)
@@ -213,7 +225,22 @@ func TestEachProblemIsReportedWhereItIs(t *testing.T) {
 		{"policy:\n- on: fetch", "2:3: policy[0].do: is missing: write deny, allow, stop or set"},
 		{"config: {a: [1]}", "1:13: config.a: a text is wanted, not a list"},
 		{"name: a\nname: b", "2:1: mapping key \"name\" already defined at [1:1]"},
-		{"a: &x 1\nb: *x", "1:1: a: there is no such key: known are name, module, kind, isolation, engine, request, args, routes, weight, limits, capabilities, policy, config, queue"},
+		{"a: &x 1\nb: *x", "1:1: a: there is no such key: known are name, module, kind, isolation, engine, request, args, routes, weight, limits, capabilities, policy, config, queue, schedule"},
+		{"schedule:\n- cron: '0 24 * * *'", "2:12: schedule[0].cron: \"24\" is no hour: 0 to 23 is allowed"},
+		{"schedule:\n- cron: \"0 0 1 * MOON\"", "2:18: schedule[0].cron: \"MOON\" is no day of the week: 0 to 7 is allowed, and names such as SUN"},
+		{"schedule:\n- cron: 0 0 30 2 *", "2:9: schedule[0].cron: never fires: no such day of the month is in any month that it names"},
+		{"schedule:\n- cron: '@daily'", "2:10: schedule[0].cron: \"@daily\" is no minute: 0 to 59 is allowed"},
+		{"schedule:\n- zone: UTC", "2:3: schedule[0].cron: has 0 fields, not the five of minute, hour, day of the month, month and day of the week, as in \"0 3 * * MON-FRI\""},
+		{"schedule:\n- cron: 0 0 * * *\n  zone: Mars/Olympus", "3:9: schedule[0].zone: there is no time zone \"Mars/Olympus\": write one such as UTC or Europe/Vienna"},
+		{"schedule:\n- {cron: 0 0 * * *, missed: never}", "2:29: schedule[0].missed: \"never\" is none of run-once, skip"},
+		{"schedule:\n- {cron: 0 0 * * *, overlap: queue}", "2:30: schedule[0].overlap: \"queue\" is none of skip, wait, allow"},
+		{"schedule:\n- {cron: 0 0 * * *, path: tidy}", "2:27: schedule[0].path: \"tidy\" is no path: it begins with a /, and has neither spaces nor a #"},
+		{"schedule:\n- {cron: 0 0 * * *, headers: {ripstop-attempt: 1}}", "2:48: schedule[0].headers.ripstop-attempt: names that begin with Ripstop- are the server's"},
+		{"schedule:\n- cron: 0 0 * * *\n- cron: 0 0 * * *\n  zone: UTC", "3:3: schedule[1]: is the same as schedule[0]: give them names of their own"},
+		{"schedule:\n- {cron: 0 0 * * *, name: a}\n- {cron: 0 1 * * *, name: a}", "3:3: schedule[1]: is the same as schedule[0]: give them names of their own"},
+		{"schedule: [{cron: 0 0 * * *, name: " + strings.Repeat("a", 41) + "}]", "1:36: schedule[0].name: 41 bytes, at most 40 are allowed"},
+		{"schedule: [{cron: 0 0 * * *, body: " + strings.Repeat("a", 48<<10+1) + "}]", "1:12: schedule[0]: path, headers and body have 49153 bytes, at most 49152 are allowed"},
+		{"schedule: [" + strings.Repeat("{cron: 0 0 * * *}, ", 17) + "]", "1:11: schedule: 17 schedules, at most 16 are allowed"},
 		{"name: &x a", "1:7: name: anchors, aliases and merges are not supported: write it out"},
 		{"name: !!str a", "1:7: name: tags are not supported"},
 		{"name: a\n---\nname: b", "3:1: a second document: a manifest is one"},

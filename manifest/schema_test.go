@@ -78,7 +78,7 @@ func TestTheSchemaAndParseAgree(t *testing.T) {
 	for _, src := range []string{
 		"nmae: x", "name: X", "kind: magic", "limits: {memory: 1.5}", "limits: {memory: 64MB}", "limits: {time: 5}", "limits: {files: 1}",
 		"limits: {queue: -2}", "routes: [{host: a}]", "routes: [{path: a}]", "capabilities: {files: [{guest: /a}]}", "capabilities: {kv: [Big]}",
-		"capabilities: {fetch: ['ftp://a']}", "policy: [{on: fetch}]", "policy: [{on: [], do: deny}]", "policy: [{on: fetch, do: maybe}]", "limits: {hostcalls: -1}", "weight: 1001", "limits: {fuel: -1}",
+		"capabilities: {fetch: ['ftp://a']}", "policy: [{on: fetch}]", "policy: [{on: [], do: deny}]", "policy: [{on: fetch, do: maybe}]", "limits: {hostcalls: -1}", "weight: 1001", "schedule: [{zone: UTC}]", "schedule: [{cron: '@daily'}]", "schedule: [{cron: '0 0 * * *', missed: no}]", "limits: {fuel: -1}",
 	} {
 		if accepts(t, s, src) == nil {
 			t.Errorf("the schema accepts %s", src)

@@ -130,6 +130,9 @@ func (m *Manifest) Fill(name string) {
 		l.fillIn(&m.Limits)
 	}
 	m.Queue.fill(m.Limits)
+	for i := range m.Schedule {
+		m.Schedule[i].fill()
+	}
 	for i := range m.Capabilities.Files {
 		if m.Capabilities.Files[i].Access == "" {
 			m.Capabilities.Files[i].Access = "ro"
@@ -206,6 +209,7 @@ func (c *checker) manifest(m *Manifest, table *hostcall.Table) {
 	c.routes(m.Routes)
 	bounded(c, "limits", limits, &m.Limits)
 	bounded(c, "queue", queueLimits, &m.Queue)
+	c.schedules(m.Schedule)
 	c.config(m.Config)
 	if _, err := policy.Grant(m.Capabilities); err != nil {
 		c.policyErrors(err)

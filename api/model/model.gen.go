@@ -292,8 +292,11 @@ type QueueCounts struct {
 	Oldest *time.Time `json:"oldest,omitempty"`
 
 	// Ready Those that wait and could start now.
-	Ready   int `json:"ready"`
-	Waiting int `json:"waiting"`
+	Ready int `json:"ready"`
+
+	// Schedules What enqueues for the job by itself, in the manifest's order.
+	Schedules *[]ScheduleStatus `json:"schedules,omitempty"`
+	Waiting   int               `json:"waiting"`
 }
 
 // Rollback defines model for Rollback.
@@ -309,6 +312,25 @@ type Route struct {
 
 	// Path With a slash at its end: everything below.
 	Path string `json:"path"`
+}
+
+// ScheduleStatus defines model for ScheduleStatus.
+type ScheduleStatus struct {
+	// Cron Minute, hour, day of the month, month, day of the week.
+	Cron string `json:"cron"`
+
+	// Invocation Of that one.
+	Invocation *string `json:"invocation,omitempty"`
+
+	// Last The last firing that was enqueued.
+	Last   *time.Time `json:"last,omitempty"`
+	Method string     `json:"method"`
+	Name   string     `json:"name"`
+
+	// Next The next firings, at most three.
+	Next []time.Time `json:"next"`
+	Path string      `json:"path"`
+	Zone string      `json:"zone"`
 }
 
 // Scope What a token opens.

@@ -185,8 +185,8 @@ func newQueueCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "queue JOB",
-		Short:   "Show how many requests are queued for a job, by state",
-		Example: "  ripstop queue mailer\n  ripstop queue mailer --json",
+		Short:   "Show how many requests are queued for a job, by state, and when its schedules fire",
+		Example: "  ripstop queue mailer\n  ripstop queue mailer --json | jq '.schedules[].next[0]'",
 		Args:    cobra.ExactArgs(1),
 	}
 	jsonFlag(cmd, &asJSON)
@@ -202,9 +202,33 @@ func newQueueCommand() *cobra.Command {
 		if n.Oldest != nil {
 			oldest = max(0, clock.System.Now().Sub(*n.Oldest)).Round(time.Millisecond).String()
 		}
-		return table(cmd.OutOrStdout(), [][]string{{"WAITING", "READY", "RUNNING", "DEAD", "CALLBACKS", "OLDEST READY FOR"},
+		err = table(cmd.OutOrStdout(), [][]string{{"WAITING", "READY", "RUNNING", "DEAD", "CALLBACKS", "OLDEST READY FOR"},
 			{strconv.Itoa(n.Waiting), strconv.Itoa(n.Ready), strconv.Itoa(n.Leased), strconv.Itoa(n.Dead), strconv.Itoa(n.Callbacks), oldest}})
+		if err != nil || n.Schedules == nil {
+			return err
+		}
+		rows := [][]string{{"SCHEDULE", "CRON", "ZONE", "NEXT", "LAST", "INVOCATION"}}
+		for _, s := range *n.Schedules {
+			row := []string{s.Name, s.Cron, s.Zone, "-", "-", "-"}
+			if len(s.Next) > 0 {
+				row[3] = inZone(s.Next[0], s.Zone)
+			}
+			if s.Last != nil {
+				row[4], row[5] = inZone(*s.Last, s.Zone), *s.Invocation
+			}
+			rows = append(rows, row)
+		}
+		fmt.Fprintln(cmd.OutOrStdout())
+		return table(cmd.OutOrStdout(), rows)
 	})
+}
+
+// inZone writes a time as a clock in a zone does, or as it came where the zone is not known here.
+func inZone(t time.Time, zone string) string {
+	if loc, err := time.LoadLocation(zone); err == nil {
+		t = t.In(loc)
+	}
+	return t.Format("2006-01-02 15:04 MST")
 }
 
 func newDeadLettersCommand() *cobra.Command {

@@ -237,6 +237,7 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	failed := make(chan error, 4)
 	wg.Go(func() { _ = store.run(life) })
 	wg.Go(func() { failed <- super.Run(life, state) })
+	wg.Go(func() { state.RunSchedules(life) })
 	wg.Go(func() {
 		if err := state.Run(life); err != nil && life.Err() == nil {
 			failed <- err

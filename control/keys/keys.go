@@ -35,6 +35,9 @@ func Versions(entitlement string) string { return "versions/" + entitlement + "/
 // Secrets begins those of their secrets: + job/name.
 func Secrets(entitlement string) string { return "secrets/" + entitlement + "/" }
 
+// Schedules begins the records of what their schedules have fired: + ID of the job.
+func Schedules(entitlement string) string { return "schedules/" + entitlement + "/" }
+
 // SecretsOf begins the records of a job's secrets: + name.
 func SecretsOf(j broker.Job) string { return Secrets(j.Entitlement) + j.Name + "/" }
 

@@ -109,6 +109,8 @@ const (
 	HeaderInvocation = "Ripstop-Invocation"
 	HeaderAttempt    = "Ripstop-Attempt"     // of an invocation: 1 for the first
 	HeaderOutcome    = "Ripstop-Outcome"     // one of the Outcomes
+	HeaderSchedule   = "Ripstop-Schedule"    // name of the schedule that enqueued an invocation
+	HeaderScheduled  = "Ripstop-Scheduled"   // when it was to (RFC 3339)
 	HeaderRetryAfter = "Ripstop-Retry-After" // seconds that a failed attempt asks for before another
 	HeaderMethod     = "Ripstop-Method"
 	HeaderURL        = "Ripstop-Url"
