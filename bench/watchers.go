@@ -16,15 +16,21 @@ import (
 
 // watchers measures commits while others watch them.
 var watchers = comparison{
-	name: "watchers", about: "commits/s while 1, 100 and 1,000 watch them all; on each backend",
-	prepare: func(_ context.Context, b *bench) error {
+	name: "watchers", about: "commits/s while 1, 100 and 1,000 watch them all; on each backend, and through a control process",
+	prepare: func(ctx context.Context, b *bench) error {
 		_, err := findRedis()
-		return b.without("redis", err)
+		if err := b.without("redis", err); err != nil {
+			return err
+		}
+		return b.testBinary(ctx, "broker/remote")
 	},
 	measure: measureWatchers,
 }
 
-// recordStores opens the records of each backend; a wrapper that hands out records of another one, as for agents, has its place here.
+// remoteCommits is how many commits are measured through a control process.
+const remoteCommits = 1000
+
+// recordStores opens the records of each backend.
 func (b *bench) recordStores() map[string]func(context.Context) (broker.Records, func(), error) {
 	return map[string]func(context.Context) (broker.Records, func(), error){
 		"embedded": func(context.Context) (broker.Records, func(), error) {
@@ -73,11 +79,19 @@ func measureWatchers(ctx context.Context, b *bench) ([]Figure, error) {
 			}})
 		}
 	}
+	for _, n := range counts {
+		sides = append(sides, side{fmt.Sprintf("remote, %d", n), func(ctx context.Context) (values, error) {
+			vs, err := b.testBench(ctx, "broker/remote", fmt.Sprintf("^BenchmarkCommit$/^watchers=%d$", n), fmt.Sprintf("%dx", remoteCommits))
+			name := fmt.Sprintf("Commit/watchers=%d ", n)
+			return values{"commits": vs[name+"commits/s"], "events": vs[name+"events/s"]}, err
+		}})
+	}
 	r, err := b.interleave(ctx, b.rounds, sides...)
 	if err != nil {
 		return nil, err
 	}
 	var lines []line
+	names = append(names, "remote")
 	for _, name := range names {
 		if b.missing[name] != nil {
 			b.say("  commits on %s are left out: %v", name, b.missing[name])
@@ -88,8 +102,11 @@ func measureWatchers(ctx context.Context, b *bench) ([]Figure, error) {
 			if n == counts[0] {
 				against = ""
 			}
-			if name == "redis" {
+			switch name {
+			case "redis":
 				on = "Redis, appendfsync always"
+			case "remote":
+				on = "through a control process (mTLS), embedded"
 			}
 			l := line{name: fmt.Sprintf("commits, %d watching, %s", n, on), unit: "1/s", of: fmt.Sprintf("%s, %d", name, n), metric: "commits", against: against,
 				note: fmt.Sprintf("%d commit at once, 256 bytes; %.3g events/s delivered", queueClients, r.by[fmt.Sprintf("%s, %d", name, n)]["events"].median())}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ripstop-vm/ripstop/broker"
@@ -16,6 +17,8 @@ import (
 type feed struct {
 	records            broker.Records
 	history, histBytes int
+	watchers           atomic.Int64
+	frames             frames
 
 	mu      sync.Mutex
 	log     *history.Log // the commits after some revision; nil before there is one
@@ -28,6 +31,14 @@ const (
 	feedRetry = 100 * time.Millisecond
 	// feedLag is how long a watcher waits for the feed to hear of a commit that it knows of itself, before it asks the broker on its own.
 	feedLag = 100 * time.Millisecond
+	// feedShare is how much time there is for each watcher between two times that all are told: about twice of what it takes to tell one, so
+	// that commits that follow each other fast leave half a processor. What happens meanwhile is told together. The first commit after a while
+	// is told at once.
+	feedShare = 100 * time.Microsecond
+	// feedDelay is how long a watcher waits at most for the next to be told together: with a thousand watchers and more.
+	feedDelay = 100 * time.Millisecond
+	// feedBatch is how many bytes of events are told together, unless one has more.
+	feedBatch = 64 << 10
 )
 
 func newFeed(r broker.Records, commits, bytes int) *feed {
@@ -119,13 +130,30 @@ func (f *feed) current() (*history.Log, <-chan struct{}, error) {
 	return f.log, f.changed, f.failed
 }
 
-// watch hands on the commits after a revision, as far as they are below prefix, until ctx ends, or it fails, or handle does.
-func (f *feed) watch(ctx context.Context, prefix string, from broker.Revision, handle func(broker.Event) error) error {
-	some := func(e broker.Event) error {
-		if e = history.Below(e, prefix); len(e.Changes) == 0 {
+// watch hands on the commits after a revision, as far as they are below prefix, until ctx ends, or it fails, or handle does. handle is given
+// frames of one or more of them.
+func (f *feed) watch(ctx context.Context, prefix string, from broker.Revision, handle func([]byte) error) error {
+	f.watchers.Add(1)
+	defer f.watchers.Add(-1)
+	some := func(events ...broker.Event) error {
+		var out []byte
+		for _, e := range events {
+			if e = history.Below(e, prefix); len(e.Changes) == 0 {
+				continue
+			}
+			frame := f.frames.of(e, prefix)
+			if len(out) > 0 && len(out)+len(frame) > feedBatch {
+				if err := handle(out); err != nil {
+					return err
+				}
+				out = nil
+			}
+			out = append(out, frame...)
+		}
+		if len(out) == 0 {
 			return nil
 		}
-		return handle(e)
+		return handle(out)
 	}
 	at, lagged := from, false
 	for {
@@ -170,7 +198,8 @@ func (f *feed) watch(ctx context.Context, prefix string, from broker.Revision, h
 
 // read hands on what the log has after a revision, until the log ends (then its error is nil), ctx does, or something fails. A watcher that
 // began in the log and has fallen out of it is too slow.
-func (f *feed) read(ctx context.Context, log *history.Log, at *broker.Revision, handle func(broker.Event) error) error {
+func (f *feed) read(ctx context.Context, log *history.Log, at *broker.Revision, handle func(...broker.Event) error) error {
+	told := clock.Elapsed() - feedDelay
 	for {
 		events, wake, err := log.After(at.Number)
 		if errors.Is(err, broker.ErrClosed) {
@@ -179,15 +208,23 @@ func (f *feed) read(ctx context.Context, log *history.Log, at *broker.Revision, 
 		if err != nil {
 			return err
 		}
-		for _, e := range events {
-			if *at = e.Revision; ctx.Err() != nil {
-				return context.Cause(ctx)
+		if len(events) > 0 {
+			every := min(time.Duration(f.watchers.Load())*feedShare, feedDelay)
+			if wait := told + every - clock.Elapsed(); wait > 0 {
+				pause(ctx, nil, wait)
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				if events, _, err = log.After(at.Number); errors.Is(err, broker.ErrClosed) {
+					return nil
+				} else if err != nil {
+					return err
+				}
 			}
-			if err := handle(e); err != nil {
+			if err := handle(events...); err != nil {
 				return err
 			}
-		}
-		if len(events) > 0 {
+			*at, told = events[len(events)-1].Revision, clock.Elapsed()
 			continue
 		}
 		select {
@@ -199,7 +236,7 @@ func (f *feed) read(ctx context.Context, log *history.Log, at *broker.Revision, 
 }
 
 // catchUp hands on what the broker has after a revision, until the log goes on from there.
-func (f *feed) catchUp(ctx context.Context, log *history.Log, at *broker.Revision, handle func(broker.Event) error) error {
+func (f *feed) catchUp(ctx context.Context, log *history.Log, at *broker.Revision, handle func(...broker.Event) error) error {
 	for e, err := range f.records.Watch(ctx, "", *at) {
 		if err != nil {
 			return err

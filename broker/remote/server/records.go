@@ -59,7 +59,7 @@ func (c *call) recordsWatch(*protocol.Reply) error {
 	if err := c.allow(access); err != nil {
 		return err
 	}
-	return c.s.feed.watch(c.ctx, c.Range.Prefix, c.From, func(e broker.Event) error {
+	return c.s.feed.watch(c.ctx, c.Range.Prefix, c.From, func(frames []byte) error {
 		// What was allowed when the watch began may not be any more.
 		if err := c.identify(); err != nil {
 			return err
@@ -67,6 +67,6 @@ func (c *call) recordsWatch(*protocol.Reply) error {
 		if err := c.allow(access); err != nil {
 			return err
 		}
-		return c.send(&protocol.Reply{Event: &e})
+		return c.write(frames)
 	})
 }

@@ -251,11 +251,14 @@ func (c *call) read(m method, rep *protocol.Reply) error {
 }
 
 // send sends a part of the answer.
-func (c *call) send(rep *protocol.Reply) error {
+func (c *call) send(rep *protocol.Reply) error { return c.write(rep.Frame()) }
+
+// write sends parts of the answer.
+func (c *call) write(frames []byte) error {
 	// A caller that does not read is let go of after a while. A deadline that passes while there is nothing to send would end the stream, too.
 	_ = c.rc.SetWriteDeadline(clock.System.Now().Add(c.s.opts.Stall))
 	defer func() { _ = c.rc.SetWriteDeadline(time.Time{}) }()
-	if _, err := c.w.Write(rep.Frame()); err != nil {
+	if _, err := c.w.Write(frames); err != nil {
 		return err
 	}
 	return c.rc.Flush()
