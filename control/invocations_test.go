@@ -1,0 +1,193 @@
+package control
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ripstop-vm/ripstop/broker"
+	"github.com/ripstop-vm/ripstop/internal/envelope"
+	"github.com/ripstop-vm/ripstop/manifest"
+	"github.com/ripstop-vm/ripstop/runtime/policy"
+)
+
+func posting(body string) NewInvocation {
+	return NewInvocation{Request: envelope.Request{Method: "POST", Target: "/", Body: []byte(body)}}
+}
+
+func TestAnInvocationIsQueuedAsTheManifestSaysUnlessItSaysItself(t *testing.T) {
+	w := newWorld(t)
+	m := &manifest.Manifest{Queue: manifest.Queue{Attempts: 7, TTL: manifest.Duration(time.Hour), Backoff: manifest.Backoff{First: manifest.Duration(time.Second), Max: manifest.Duration(time.Minute)}},
+		Capabilities: policy.Capabilities{Fetch: []policy.Fetch{{Scheme: "https", Host: "hooks.example"}}}}
+	w.deploy("hello", "m", m)
+	plain, err := w.Enqueue(t.Context(), "hello", posting("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := posting("b")
+	own.Key, own.Order, own.Priority, own.Attempts, own.ResultTTL, own.Callback = "k", "o", 9, 2, time.Minute, "https://hooks.example/x"
+	first, err := w.Enqueue(t.Context(), "hello", own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := w.Enqueue(t.Context(), "hello", own); err != nil || again.ID != first.ID || !again.Known {
+		t.Errorf("the same key: %+v, %v", again, err)
+	}
+	ls := w.lease("hello")
+	if l := ls[""]; l.ID != plain.ID || l.MaxAttempts != 7 || l.ResultTTL != time.Hour || l.Order != "" || l.Backoff != (broker.Backoff{First: time.Second, Max: time.Minute}) || l.Callback != nil {
+		t.Errorf("as the manifest says: %+v", l)
+	}
+	if l := ls["k"]; l.ID != first.ID || l.MaxAttempts != 2 || l.ResultTTL != time.Minute || l.Order != "o" || l.Priority != 9 || l.Callback == nil {
+		t.Errorf("as it says itself: %+v", l)
+	}
+
+	m.Queue.Ordered = true
+	w.deploy("hello", "m", m)
+	own.Key = "k2"
+	if _, err := w.Enqueue(t.Context(), "hello", own); err != nil {
+		t.Fatal(err)
+	}
+	if l := w.lease("hello")["k2"]; l.Order != "*" {
+		t.Errorf("of an ordered queue: %+v", l)
+	}
+}
+
+func TestWhatCannotBeQueuedIsAProblem(t *testing.T) {
+	w := newWorld(t)
+	w.deploy("hello", "m", &manifest.Manifest{Queue: manifest.Queue{Length: 1}, Capabilities: policy.Capabilities{Fetch: []policy.Fetch{{Scheme: "https", Host: "hooks.example"}}}})
+	for what, c := range map[string]struct {
+		job    string
+		change func(*NewInvocation)
+		status int
+		code   string
+		kind   error
+	}{
+		"no such job":            {"other", func(*NewInvocation) {}, 404, "job-unknown", ErrNotFound},
+		"no job's name":          {"A", func(*NewInvocation) {}, 400, "name-invalid", nil},
+		"a body too large":       {"hello", func(v *NewInvocation) { v.Request.Body = make([]byte, envelope.MaxBody+1) }, 413, "too-large", envelope.ErrTooLarge},
+		"a key too large":        {"hello", func(v *NewInvocation) { v.Key = strings.Repeat("k", 257) }, 413, "too-large", broker.ErrTooLarge},
+		"no method":              {"hello", func(v *NewInvocation) { v.Request.Method = "" }, 400, "invocation-invalid", envelope.ErrInvalid},
+		"a priority too high":    {"hello", func(v *NewInvocation) { v.Priority = 10 }, 400, "invocation-invalid", broker.ErrInvalid},
+		"a callback to nowhere":  {"hello", func(v *NewInvocation) { v.Callback = "ftp://hooks.example/" }, 400, "callback-invalid", broker.ErrInvalid},
+		"a callback with a name": {"hello", func(v *NewInvocation) { v.Callback = "https://a:b@hooks.example/" }, 400, "callback-invalid", broker.ErrInvalid},
+		"a callback elsewhere":   {"hello", func(v *NewInvocation) { v.Callback = "https://else.example/" }, 422, "callback-refused", nil},
+		"a callback too long": {"hello", func(v *NewInvocation) {
+			v.Callback = "https://hooks.example/" + strings.Repeat("x", broker.MaxCallback)
+		}, 413, "too-large", envelope.ErrTooLarge},
+	} {
+		v := posting("x")
+		c.change(&v)
+		_, err := w.Enqueue(t.Context(), c.job, v)
+		wantProblem(t, err, c.status, c.code)
+		if c.kind != nil && !errors.Is(err, c.kind) {
+			t.Errorf("%s: %v is no %v", what, err, c.kind)
+		}
+		if refused, ok := errors.AsType[*policy.RefusedError](err); c.code == "callback-refused" && (!ok || refused.What != "fetch") {
+			t.Errorf("%s: %v does not say that it is not granted", what, err)
+		}
+	}
+	if _, err := w.Enqueue(t.Context(), "hello", posting("x")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.Enqueue(t.Context(), "hello", posting("y"))
+	wantProblem(t, err, http.StatusTooManyRequests, "queue-full", "queue.length")
+	if n, err := w.Queued(t.Context(), "hello"); err != nil || n.Length() != 1 {
+		t.Errorf("%+v are queued, %v", n, err)
+	}
+}
+
+func TestResultsAndDeadLettersAreToldAndEnded(t *testing.T) {
+	w := newWorld(t)
+	w.deploy("hello", "m", &manifest.Manifest{})
+	var ids []string
+	for _, key := range []string{"good", "bad", "worse"} {
+		v := posting(key)
+		v.Key = key
+		got, err := w.Enqueue(t.Context(), "hello", v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, string(got.ID))
+	}
+	_, err := w.InvocationResult(t.Context(), "hello", ids[0])
+	wantProblem(t, err, 404, "result-none", "waiting")
+	_, err = w.InvocationResult(t.Context(), "hello", "nothing")
+	wantProblem(t, err, 404, "invocation-unknown")
+	_, err = w.Invocation(t.Context(), "hello", "no~id")
+	wantProblem(t, err, 404, "invocation-unknown")
+
+	ls := w.lease("hello")
+	w.complete(ls["good"])
+	for _, key := range []string{"bad", "worse"} {
+		if err := w.queue.Complete(t.Context(), ls[key], broker.Result{Outcome: broker.OutcomeDead, Reason: "it broke"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, err := w.InvocationResult(t.Context(), "hello", ids[0]); err != nil || r.Status != 200 {
+		t.Errorf("the result is %+v, %v", r, err)
+	}
+	_, err = w.InvocationResult(t.Context(), "hello", ids[1])
+	wantProblem(t, err, http.StatusBadGateway, "invocation-dead", "it broke")
+	if list, err := w.DeadLetters(t.Context(), "hello", "", 10); err != nil || len(list) != 2 {
+		t.Errorf("the dead letters are %+v, %v", list, err)
+	}
+	if st, r, err := w.DeadLetter(t.Context(), "hello", ids[1]); err != nil || st.Reason != "it broke" || string(r.Body) != "bad" {
+		t.Errorf("the dead letter is %+v %+v, %v", st, r, err)
+	}
+	_, _, err = w.DeadLetter(t.Context(), "hello", ids[0])
+	wantProblem(t, err, 404, "dead-letter-unknown")
+	if err := errors.Join(w.Requeue(t.Context(), "ann", "hello", ids[1]), w.Discard(t.Context(), "bob", "hello", ids[2])); err != nil {
+		t.Fatal(err)
+	}
+	wantProblem(t, w.Requeue(t.Context(), "ann", "hello", ids[2]), 404, "dead-letter-unknown")
+	if ls := w.lease("hello"); ls["bad"].Attempt != 1 || len(ls) != 1 {
+		t.Errorf("requeued: %v", ls)
+	}
+	for kind, by := range map[string]string{AuditRequeue: "ann", AuditDiscard: "bob"} {
+		if log, err := w.AuditLog(t.Context(), AuditFilter{Job: "hello", Kind: kind}); err != nil || len(log) != 1 || log[0].By != by || log[0].Invocation == "" {
+			t.Errorf("%s: the audit log has %+v, %v", kind, log, err)
+		}
+	}
+}
+
+// What was enqueued while its job was being removed is forgotten by a sweep.
+func TestTheQueueOfARemovedJobIsSwept(t *testing.T) {
+	w := newWorld(t)
+	job, _ := w.deploy("hello", "m", &manifest.Manifest{})
+	if _, err := w.Enqueue(t.Context(), "hello", posting("early")); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Remove(t.Context(), "ann", "hello"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.Enqueue(t.Context(), "hello", posting("late"))
+	wantProblem(t, err, 404, "job-unknown")
+	counts := func() int {
+		n, err := w.queue.Counts(t.Context(), JobQueue(job))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n[0].Length()
+	}
+	if n := counts(); n != 0 {
+		t.Errorf("%d are left of a removed job", n)
+	}
+	payload, _ := posting("meanwhile").Request.Encode()
+	if _, err := w.queue.Enqueue(t.Context(), broker.Batch{Job: JobQueue(job), Invocations: []broker.Invocation{{ID: "i", Payload: payload}}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second is past the grace, and the last
+		w.clock.Advance(45 * time.Minute)
+		if _, err := w.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := counts(); n != 0 {
+			t.Errorf("%d are left after a sweep", n)
+		}
+	}
+	if list, _, err := w.records.List(t.Context(), broker.Range{Prefix: purgesPrefix}); err != nil || len(list) != 0 {
+		t.Errorf("%d jobs are still to be forgotten, %v", len(list), err)
+	}
+}
