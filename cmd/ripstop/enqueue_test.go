@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -97,6 +98,31 @@ func TestAGuestEnqueues(t *testing.T) {
 	}
 	if n := s.queueCounts("hello"); n.Waiting+n.Ready+n.Leased+n.Dead != 0 {
 		t.Errorf("what was refused is queued: %+v", n)
+	}
+}
+
+func TestAClientIsNotTakenForAQueue(t *testing.T) {
+	s := startServer(t)
+	s.deploy("probe", buildProbe(t), "")
+	r, err := http.NewRequest("GET", "http://"+s.ingress+"/probe/ours", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"Invocation", "Attempt", "Schedule", "Scheduled"} {
+		r.Header.Set("Ripstop-"+name, "forged")
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); err != nil || string(b) != " <nil>\n" {
+		t.Errorf("the guest was told %q, %v", b, err)
+	}
+	id := s.enqueue("probe", at("/ours"), "")
+	s.ended("probe", id)
+	if _, body := s.result("probe", id); body != id+"1 <nil>\n" {
+		t.Errorf("from the queue it was told %q", body)
 	}
 }
 

@@ -90,6 +90,8 @@ func init() {
 			}
 			_, err = sdk.KV("things").Put(r.Context(), "chain/"+strconv.Itoa(step), []byte(note))
 			say(note, err)
+		case "ours": // what only the server may say
+			say(r.Header.Get("Ripstop-Invocation")+r.Header.Get("Ripstop-Attempt")+r.Header.Get("Ripstop-Schedule")+r.Header.Get("Ripstop-Scheduled"), nil)
 		case "value":
 			b, _, err := sdk.KV("things").Get(r.Context(), q.Get("key"))
 			say(string(b), err)
