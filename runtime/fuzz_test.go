@@ -25,7 +25,7 @@ import (
 
 const (
 	scriptCalls  = 8        // host calls of one script
-	scriptCall   = 4 + 8*12 // function number, parameters
+	scriptCall   = 4 + 8*20 // function number, parameters
 	scriptSize   = scriptCalls * scriptCall
 	scriptAt     = 1 << 16 // the guest's buffer
 	scriptMemory = 4096
