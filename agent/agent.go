@@ -448,8 +448,13 @@ func (a *Agent) assign(as wire.Assignment) <-chan struct{} {
 	if t != nil {
 		old := a.installLocked(j, t)
 		a.mu.Unlock()
-		a.installed(t, old)
-		return closedChannel
+		// Not here: routes are published as a whole, and many orders that come together are published once.
+		done := make(chan struct{})
+		a.background.Go(func() {
+			defer close(done)
+			a.installed(t, old)
+		})
+		return done
 	}
 	if j.task == nil {
 		if m, err := manifest.ParseJSON(as.Manifest); err == nil {

@@ -62,6 +62,7 @@ type Runtime struct {
 	engine engine.Engine
 	valid  engine.Engine // validates what is to be translated; nil without Meter
 	space  space
+	taken  image.Set
 }
 
 // Open makes a runtime.

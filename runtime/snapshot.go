@@ -86,6 +86,14 @@ func (r *Runtime) Space() (*image.Space, error) {
 	return r.space.space, r.space.err
 }
 
+// images are those that were taken of sandboxes.
+func (r *Runtime) images() *image.Set {
+	if r.opts.Beside != nil {
+		return r.opts.Beside.images()
+	}
+	return &r.taken
+}
+
 // rewind is what a sandbox that began as an image needs to return to it.
 type rewind struct {
 	image   *image.Image
@@ -126,7 +134,7 @@ func (s *Sandbox) Snapshot() (*image.Image, error) {
 	case st.random:
 		src.Random = image.FindGoRandom(src.Memory)
 	}
-	return image.Take(src)
+	return s.module.runtime.images().Take(src)
 }
 
 // begin makes the instance of a sandbox that begins as opts.Image.

@@ -106,6 +106,9 @@ func (f *intake) Run(ctx context.Context) {
 	defer work.Wait()
 	for ctx.Err() == nil {
 		cold, changed := f.cold()
+		if f.rest(ctx, len(cold)) {
+			cold, changed = f.cold() // with what has changed meanwhile
+		}
 		var watches sync.WaitGroup
 		waiting, stop := context.WithCancel(ctx)
 		for part := range slices.Chunk(cold, broker.MaxLeaseJobs) {
@@ -118,6 +121,27 @@ func (f *intake) Run(ctx context.Context) {
 		stop()
 		watches.Wait()
 	}
+}
+
+// A look at the queues of so many jobs or more is put off by restEach for each of them, which is some times what the look takes: jobs that are deployed one
+// after another by the thousand would each have all the others looked at.
+const (
+	restFrom = 256
+	restEach = 10 * time.Microsecond
+)
+
+// rest waits before a look at the queues of n jobs, if they are many.
+func (f *intake) rest(ctx context.Context, n int) bool {
+	if n < restFrom {
+		return false
+	}
+	t := f.clock.NewTimer(time.Duration(n) * restEach)
+	defer t.Stop()
+	select {
+	case <-t.C():
+	case <-ctx.Done():
+	}
+	return true
 }
 
 func (f *intake) cold() ([]broker.Job, <-chan struct{}) {

@@ -59,7 +59,7 @@ func (im *Image) WriteTo(w io.Writer) (int64, error) {
 	if err == nil {
 		_, err = c.Write(append(head(tagEnd, sha256.Size), im.digest[:]...))
 	}
-	return c.n, errors.Join(err, im.drop())
+	return c.n, errors.Join(err, im.drop(im.digest))
 }
 
 type counter struct {

@@ -2,10 +2,12 @@ package image
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/ripstop-vm/ripstop/runtime/engine"
@@ -44,9 +46,15 @@ type Image struct {
 	digest  Digest
 
 	segments []segment
-	store    store
-	users    atomic.Int64 // the owner and each Memory
-	closed   atomic.Bool
+	*content
+	closed atomic.Bool
+}
+
+// content is an image's bytes. Images of a Set that are the same share it.
+type content struct {
+	store store
+	users atomic.Int64 // each image's owner, and each Memory
+	set   *Set         // where it is found; nil: nowhere
 }
 
 // block is the granule of extents, in bytes. It is the smallest page there is, and not the host's, so that an image has the same
@@ -183,25 +191,64 @@ func (im *Image) Close() error {
 	if im.closed.Swap(true) {
 		return nil
 	}
-	return im.drop()
+	return im.drop(im.digest)
+}
+
+// Set shares the bytes of images that are the same, so that as many jobs as there are can begin as one image and take its memory once. The zero
+// value is ready to use. Its methods are safe for concurrent use.
+type Set struct {
+	mu   sync.Mutex
+	have map[Digest]*content
+}
+
+// Take is Take, with the bytes of an image that is the same and still in use.
+func (s *Set) Take(src Source) (*Image, error) {
+	im, err := Take(src)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	if c := s.have[im.digest]; c != nil && c.hold() {
+		im.content, c = c, im.content
+		s.mu.Unlock()
+		if err := c.drop(im.digest); err != nil {
+			return nil, errors.Join(fmt.Errorf("take image: %w", err), im.Close())
+		}
+		return im, nil
+	}
+	defer s.mu.Unlock()
+	if s.have == nil {
+		s.have = map[Digest]*content{}
+	}
+	im.set = s
+	s.have[im.digest] = im.content
+	return im, nil
 }
 
 // hold keeps the bytes for one more user. It is false once the image was closed and is used by nobody.
-func (im *Image) hold() bool {
+func (c *content) hold() bool {
 	for {
-		n := im.users.Load()
+		n := c.users.Load()
 		if n == 0 {
 			return false
 		}
-		if im.users.CompareAndSwap(n, n+1) {
+		if c.users.CompareAndSwap(n, n+1) {
 			return true
 		}
 	}
 }
 
-func (im *Image) drop() error {
-	if im.users.Add(-1) > 0 {
+// drop ends what hold began. d names the image.
+func (c *content) drop(d Digest) error {
+	if c.users.Add(-1) > 0 {
 		return nil
 	}
-	return im.store.close()
+	if c.set != nil {
+		c.set.mu.Lock()
+		if c.set.have[d] == c {
+			delete(c.set.have, d)
+		}
+		c.set.mu.Unlock()
+	}
+	return c.store.close()
 }

@@ -92,7 +92,7 @@ func (im *Image) open(fill func(off uint64, to []byte)) error {
 	if err != nil {
 		return err
 	}
-	im.store = s
+	im.content = &content{store: s}
 	im.users.Store(1)
 	return nil
 }

@@ -56,7 +56,7 @@ func (s *Space) newMemory(im *Image, max uint64, method Method) (*Memory, error)
 		}
 		s.give(m.mappings, max, 0)
 	}
-	_ = im.drop() // the error that matters is err, and the image is still held by its owner
+	_ = im.drop(im.digest) // the error that matters is err, and the image is still held by its owner
 	return nil, fmt.Errorf("memory of image %s: %w", im.digest, err)
 }
 
@@ -143,7 +143,7 @@ func (m *Memory) Close() error {
 	m.buf = nil
 	err := m.release(m.max)
 	m.space.give(m.mappings, m.max, m.kept)
-	if e := m.image.drop(); err == nil {
+	if e := m.image.drop(m.image.digest); err == nil {
 		err = e
 	}
 	return err
