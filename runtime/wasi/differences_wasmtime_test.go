@@ -104,7 +104,7 @@ var deliberate = []difference{
 	{names("path_remove_directory"), errnos(hostcall.ENOTEMPTY), errnos(hostcall.EPERM, hostcall.EINVAL), dotted, true, "theirs looks at no \"..\" in the last place, and \".\" is EINVAL"},
 	{names("path_remove_directory"), errnos(hostcall.Success, hostcall.ENOTEMPTY), errnos(hostcall.EINVAL), func(d *differing) bool { return slashed(d.step) }, false,
 		"theirs removes no directory that is named with a slash"},
-	{names("path_remove_directory path_unlink_file"), errnos(hostcall.ENOTDIR), append(slices.Clone(unfound), hostcall.EINVAL), func(d *differing) bool { return slashed(d.step) }, true,
+	{names("path_remove_directory path_unlink_file"), errnos(hostcall.ENOTDIR), append(slices.Clone(unfound), hostcall.EINVAL, hostcall.EISDIR, hostcall.ENOTEMPTY), func(d *differing) bool { return slashed(d.step) }, true,
 		"a link with a slash behind it: theirs goes where it leads (rmdir(2) and unlink(2) do not)"},
 	{names("path_unlink_file"), errnos(hostcall.EISDIR), errnos(hostcall.EPERM), dotted, true, "theirs looks at no \"..\" in the last place"},
 	{names("path_link"), success, errnos(hostcall.EINVAL), func(d *differing) bool { return d.params[1] == 1 }, false, "theirs links no target of a link"},
