@@ -276,9 +276,11 @@ func newReturning(ctx context.Context, m *runtime.Module) (*returning, error) {
 	return r, err
 }
 
-// run calls the guest, which has to be as new.
+// run calls the guest, which has to be as new. What it writes is watched, as in the server.
 func (r *returning) run(ctx context.Context) error {
 	var stack [1]uint64
+	r.sandbox.Watch()
+	defer r.sandbox.Unwatch()
 	if err := r.fn.Call(ctx, stack[:]); err != nil {
 		return err
 	}
