@@ -13,22 +13,24 @@ import (
 
 // BenchmarkEnqueue enqueues invocations of 256 bytes from 32 goroutines: each alone, or in batches.
 func BenchmarkEnqueue(b *testing.B) {
-	for _, batch := range []int{1, 100} {
-		b.Run(fmt.Sprint("batch=", batch), func(b *testing.B) {
-			s := mustOpen(b, redistest.Start(b, "appendonly yes", "appendfsync everysec").URL(), Options{})
-			var next atomic.Int64
-			b.SetParallelism(16)
-			b.ResetTimer()
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					if err := enqueue(b, s, batch, &next); err != nil {
-						b.Error(err)
-						return
+	for _, fsync := range []string{"everysec", "always"} {
+		for _, batch := range []int{1, 100} {
+			b.Run(fmt.Sprint(fsync, "/batch=", batch), func(b *testing.B) {
+				s := mustOpen(b, redistest.Start(b, "appendonly yes", "appendfsync "+fsync).URL(), Options{})
+				var next atomic.Int64
+				b.SetParallelism(16)
+				b.ResetTimer()
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						if err := enqueue(b, s, batch, &next); err != nil {
+							b.Error(err)
+							return
+						}
 					}
-				}
+				})
+				b.ReportMetric(float64(next.Load())/b.Elapsed().Seconds(), "invocations/s")
 			})
-			b.ReportMetric(float64(next.Load())/b.Elapsed().Seconds(), "invocations/s")
-		})
+		}
 	}
 }
 

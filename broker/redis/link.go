@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -351,6 +352,7 @@ func (ln *lane) send() {
 		for _, c := range batch {
 			close(c.done)
 		}
+		goruntime.Gosched() // who was answered may have something to go with the next
 	}
 }
 
