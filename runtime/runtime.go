@@ -209,8 +209,9 @@ type Sandbox struct {
 	observed bool
 	closed   atomic.Bool
 	metering *metering    // nil unless the module is metered
+	memory   ownedMemory  // of instance
 	rewind   *rewind      // nil unless it began as an image
-	calls    atomic.Int32 // under way; counted if it began as an image
+	calls    atomic.Int32 // under way
 	turns    turns        // of SandboxOptions.Run
 }
 
@@ -249,9 +250,9 @@ func (m *Module) NewSandbox(ctx context.Context, opts SandboxOptions) (*Sandbox,
 		d.Share(&s.turns)
 	}
 	if opts.Image != nil {
-		err = s.begin(func(mem engine.Memory) (engine.Instance, error) { return m.code.InstantiateOn(ctx, d, mem) }, &opts)
+		err = s.begin(ctx, &opts)
 	} else {
-		s.instance, err = m.code.Instantiate(ctx, d, opts.MemoryPages)
+		err = s.instantiate(ctx, engine.NewMemory(opts.MemoryPages))
 	}
 	if err == nil && m.metered != nil {
 		err = s.meter(ctx, &opts)
@@ -265,6 +266,22 @@ func (m *Module) NewSandbox(ctx context.Context, opts SandboxOptions) (*Sandbox,
 		}
 	}
 	return s, nil
+}
+
+// ownedMemory is a memory that somebody has to close.
+type ownedMemory interface {
+	engine.Memory
+	Close() error
+}
+
+// instantiate makes the sandbox's instance on mem, which it owns.
+func (s *Sandbox) instantiate(ctx context.Context, mem ownedMemory) error {
+	inst, err := s.module.code.Instantiate(ctx, s.door, mem)
+	if err != nil {
+		return errors.Join(err, mem.Close())
+	}
+	s.instance, s.memory = inst, mem
+	return nil
 }
 
 // LimitHostCalls has the guest behind d ended with a LimitError when it makes more than most host calls from now on; 0 means
@@ -310,12 +327,10 @@ func (f *Function) Call(ctx context.Context, stack []uint64) error {
 
 func (f *Function) call(ctx context.Context, stack []uint64) error {
 	s := f.sandbox
-	if s.rewind != nil {
-		if !s.enter() {
-			return ErrClosed
-		}
-		defer s.leave()
+	if !s.enter() {
+		return ErrClosed
 	}
+	defer s.leave()
 	if !s.observed {
 		return s.run(ctx, f.fn, stack)
 	}
@@ -350,8 +365,8 @@ func (s *Sandbox) Close() error {
 		return nil
 	}
 	err := s.instance.Close()
-	if s.rewind != nil && s.calls.Load() == 0 { // else the call that is under way does it
-		err = errors.Join(err, s.rewind.memory.Close())
+	if s.calls.Load() == 0 { // else the call that is under way does it
+		err = errors.Join(err, s.memory.Close())
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -138,7 +139,7 @@ func (s *Sandbox) Snapshot() (*image.Image, error) {
 }
 
 // begin makes the instance of a sandbox that begins as opts.Image.
-func (s *Sandbox) begin(instantiate func(engine.Memory) (engine.Instance, error), opts *SandboxOptions) error {
+func (s *Sandbox) begin(ctx context.Context, opts *SandboxOptions) error {
 	im, m := opts.Image, s.module
 	if im.Module() != m.digest {
 		return fmt.Errorf("image %s is one of module %x, not of %s", im.Digest(), im.Module(), m.digest)
@@ -154,17 +155,15 @@ func (s *Sandbox) begin(instantiate func(engine.Memory) (engine.Instance, error)
 	if err != nil {
 		return err
 	}
-	inst, err := instantiate(mem)
-	if err != nil {
-		return errors.Join(err, mem.Close())
+	if err := s.instantiate(ctx, mem); err != nil {
+		return err
 	}
-	s.instance = inst
 	s.rewind = &rewind{image: im, memory: mem, random: im.Random(), entropy: opts.Entropy}
 	r := s.rewind
 	if r.entropy == nil {
 		r.entropy = rand.Reader
 	}
-	if err = r.find(inst, &m.state); err == nil {
+	if err = r.find(s.instance, &m.state); err == nil {
 		err = r.restore() // instantiating has written the module's data to it
 	}
 	if err != nil {
@@ -281,14 +280,14 @@ func (s *Sandbox) enter() bool {
 		s.leave()
 		return false
 	}
-	if m := s.rewind.memory; !m.Watching() {
-		m.Missed()
+	if s.rewind != nil && !s.rewind.memory.Watching() {
+		s.rewind.memory.Missed()
 	}
 	return true
 }
 
 func (s *Sandbox) leave() {
 	if s.calls.Add(-1) == 0 && s.closed.Load() {
-		_ = s.rewind.memory.Close() // the space has counted it; Close has returned already
+		_ = s.memory.Close() // Close has returned already
 	}
 }

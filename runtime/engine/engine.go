@@ -26,20 +26,16 @@ type Engine interface {
 
 // Module is compiled code, shared by its instances. Its methods are safe for concurrent use.
 type Module interface {
-	// Instantiate makes an instance whose imports go through d, and runs the module's start function, if it has one.
-	// The instance may have at most maxPages of memory: growth past it fails in the guest (memory.grow gives -1). The
-	// caller has made sure that the module's minimum is within it.
-	// ctx bounds the start function as it bounds a call.
-	Instantiate(ctx context.Context, d *hostcall.Door, maxPages uint32) (Instance, error)
-	// InstantiateOn is Instantiate on memory of somebody else's, which the instance takes as long as it is. Active data
-	// segments are written to it and the start function runs: who wants the former bytes puts them back. Closing the
-	// instance leaves mem alone; mem must outlive it.
-	InstantiateOn(ctx context.Context, d *hostcall.Door, mem Memory) (Instance, error)
+	// Instantiate makes an instance whose imports go through d, and runs the module's start function, if it has one. ctx bounds it as it
+	// bounds a call. The instance's memory is mem, taken as long as it is, or grown to the module's minimum; growth past its bound fails in the
+	// guest (memory.grow gives -1). Active data segments are written to it: who wants the former bytes puts them back. Closing the instance
+	// leaves mem alone; mem must outlive it.
+	Instantiate(ctx context.Context, d *hostcall.Door, mem Memory) (Instance, error)
 	// Close forgets the code. Instances must be closed before.
 	Close() error
 }
 
-// Memory is linear memory that somebody other than the engine owns.
+// Memory is linear memory. Somebody other than the engine owns it.
 type Memory interface {
 	hostcall.Memory
 	// Grow makes it size bytes long, no less than now. What is new is zero. It fails with a *LimitError past its bound, and
@@ -62,7 +58,7 @@ type Instance interface {
 	Shorten() bool
 	// Ended reports that the instance cannot be called any more: it was closed, or the engine ended it with a call.
 	Ended() bool
-	// Close ends the instance and gives its memory back.
+	// Close ends the instance.
 	Close() error
 }
 

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ripstop-vm/ripstop/runtime/engine"
 )
 
 // kernel is what this process has of the kernel for the return of memory.
@@ -114,10 +116,11 @@ func (m *mapping) forget(buf []byte, size uint64) error {
 }
 
 func (m *mapping) release(max uint64) error {
-	if err := unix.MunmapPtr(m.base, uintptr(whole(max))); err != nil {
-		return fmt.Errorf("unmap memory: %w", err)
+	err := engine.Discard(unsafe.Slice((*byte)(m.base), m.open))
+	if e := unix.MunmapPtr(m.base, uintptr(whole(max))); e != nil {
+		err = errors.Join(err, fmt.Errorf("unmap memory: %w", e))
 	}
-	return nil
+	return err
 }
 
 // restore brings the image's part of the memory back.
@@ -199,10 +202,7 @@ func counting() bool {
 // discard gives all private pages back.
 func (m *Memory) discard() error {
 	m.found()
-	if err := unix.Madvise(m.buf, unix.MADV_DONTNEED); err != nil {
-		return fmt.Errorf("discard %d bytes: %w", len(m.buf), err)
-	}
-	return nil
+	return engine.Discard(m.buf)
 }
 
 // PAGEMAP_SCAN (linux/fs.h, Documentation/admin-guide/mm/pagemap.rst).

@@ -9,6 +9,7 @@ import (
 	"github.com/tetratelabs/wazero/api"
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/ripstop-vm/ripstop/runtime/engine"
 	ripwazero "github.com/ripstop-vm/ripstop/runtime/engine/wazero"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
@@ -76,7 +77,7 @@ func watched(t testing.TB, interposers func(*hostcall.Table) []hostcall.Interpos
 	if err != nil {
 		t.Fatal(err)
 	}
-	i, err := m.Instantiate(ctx, d, 1)
+	i, err := m.Instantiate(ctx, d, engine.NewMemory(1))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/ripstop-vm/ripstop/runtime/engine"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
 
@@ -34,7 +35,7 @@ func runGuest(t testing.TB, wasm []byte, opts Options, interposers ...hostcall.I
 	if err != nil {
 		t.Fatal(err)
 	}
-	inst, err := m.Instantiate(ctx, d, 16384)
+	inst, err := m.Instantiate(ctx, d, engine.NewMemory(16384))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -92,7 +92,7 @@ func cancelledBulk(t *testing.T, w *world) {
 	const pages = 1024
 	fill := wasmtest.Cat(wasmtest.I32Const(0), wasmtest.I32Const(1), wasmtest.I32Const(pages<<16), []byte{0xfc, 0x0b, 0})
 	m := wasmtest.Module{Memory: []uint32{pages}, Funcs: []wasmtest.Func{fn("f", nil, nil, wasmtest.Repeat(2000, fill...))}}
-	i, err := w.compile(build(m)).Instantiate(context.Background(), w.door(&host{}), pages)
+	i, err := w.compile(build(m)).Instantiate(context.Background(), w.door(&host{}), engine.NewMemory(pages))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func cancelledBulk(t *testing.T, w *world) {
 func cancelledAlone(t *testing.T, w *world) {
 	h := &host{}
 	code := w.compile(build(module(endless()...)))
-	long, err := code.Instantiate(context.Background(), w.door(h), maxPages)
+	long, err := code.Instantiate(context.Background(), w.door(h), engine.NewMemory(maxPages))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func cancelledInner(t *testing.T, w *world) {
 
 func closing(t *testing.T, w *world) {
 	code := w.compile(build(growing(2)))
-	i, err := code.Instantiate(context.Background(), w.door(&host{}), maxPages)
+	i, err := code.Instantiate(context.Background(), w.door(&host{}), engine.NewMemory(maxPages))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +250,7 @@ func once(w *world, code engine.Module, n uint64) error {
 	if err != nil {
 		return err
 	}
-	i, err := code.Instantiate(context.Background(), d, 4)
+	i, err := code.Instantiate(context.Background(), d, engine.NewMemory(4))
 	if err != nil {
 		return err
 	}
@@ -287,7 +287,8 @@ func memoryIsGivenBack(t *testing.T, w *world) {
 	}
 	before := resident(t)
 	for n := range rounds {
-		i, err := codes[n%2].Instantiate(context.Background(), w.door(&host{}), pages)
+		mem := engine.NewMemory(pages)
+		i, err := codes[n%2].Instantiate(context.Background(), w.door(&host{}), mem)
 		if (err != nil) != (n%2 == 1) {
 			t.Fatalf("instance %d: %v", n, err)
 		}
@@ -295,6 +296,9 @@ func memoryIsGivenBack(t *testing.T, w *world) {
 			if err := i.Close(); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if err := mem.Close(); err != nil || len(mem.Bytes()) != 0 {
+			t.Fatalf("%d bytes are left, %v", len(mem.Bytes()), err)
 		}
 	}
 	goruntime.GC()

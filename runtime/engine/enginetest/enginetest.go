@@ -135,7 +135,7 @@ const maxPages = 16
 // start makes an instance that is closed with the test.
 func (w *world) start(m wasmtest.Module, h *host) engine.Instance {
 	w.t.Helper()
-	i, err := w.compile(build(m)).Instantiate(context.Background(), w.door(h), maxPages)
+	i, err := w.compile(build(m)).Instantiate(context.Background(), w.door(h), engine.NewMemory(maxPages))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -150,7 +150,7 @@ func (w *world) start(m wasmtest.Module, h *host) engine.Instance {
 // begin is start for a module that fails to start, and answers the error.
 func (w *world) begin(ctx context.Context, m wasmtest.Module, h *host) error {
 	w.t.Helper()
-	i, err := w.compile(build(m)).Instantiate(ctx, w.door(h), maxPages)
+	i, err := w.compile(build(m)).Instantiate(ctx, w.door(h), engine.NewMemory(maxPages))
 	if err == nil {
 		w.t.Error("the instance started")
 		_ = i.Close() // the test has failed

@@ -241,7 +241,7 @@ func nestedSandbox(t *testing.T, w *world) {
 			third := w.start(double(), &host{})
 			c.SetResult(0, uint64(len(c.Memory())>>16)<<8|uint64(len(third.Memory().Bytes())>>16))
 		}
-		in, err := code.Instantiate(context.Background(), w.door(other), maxPages)
+		in, err := code.Instantiate(context.Background(), w.door(other), engine.NewMemory(maxPages))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -258,7 +258,7 @@ func limitedCalls(t *testing.T, w *world) {
 	over := errors.New("enough")
 	m := module(fn("f", nil, nil, wasmtest.Loop(wasmtest.I32Const(1), wasmtest.Call(note), wasmtest.Br(0))))
 	d := w.door(h)
-	i, err := w.compile(build(m)).Instantiate(context.Background(), d, maxPages)
+	i, err := w.compile(build(m)).Instantiate(context.Background(), d, engine.NewMemory(maxPages))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -136,7 +136,7 @@ func (m *slice) Grow(size uint64) error {
 func (w *world) startOn(m wasmtest.Module, mem engine.Memory) (engine.Instance, *host) {
 	w.t.Helper()
 	h := &host{}
-	i, err := w.compile(build(m)).InstantiateOn(context.Background(), w.door(h), mem)
+	i, err := w.compile(build(m)).Instantiate(context.Background(), w.door(h), mem)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func shortMemory(t *testing.T, w *world) {
 
 func memoryTooShort(t *testing.T, w *world) {
 	var limit *engine.LimitError
-	i, err := w.compile(build(growing(3))).InstantiateOn(context.Background(), w.door(&host{}), &slice{max: 2 << 16})
+	i, err := w.compile(build(growing(3))).Instantiate(context.Background(), w.door(&host{}), &slice{max: 2 << 16})
 	if !errors.As(err, &limit) || limit.Limit != "memory" || limit.Used != 3<<16 || limit.Max != 2<<16 {
 		t.Errorf("instance %v, error %v", i, err)
 	}

@@ -69,7 +69,7 @@ func (w *world) translated(t *testing.T, m wasmtest.Module, h *host, tick engine
 	if err != nil {
 		t.Fatal(err)
 	}
-	i, err := code.Instantiate(context.Background(), w.door(h), maxPages)
+	i, err := code.Instantiate(context.Background(), w.door(h), engine.NewMemory(maxPages))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/ripstop-vm/ripstop/internal/wasmtest"
+	"github.com/ripstop-vm/ripstop/runtime/engine"
 )
 
 var values = map[string]func(*testing.T, *world){
@@ -41,12 +42,12 @@ func invalidModule(t *testing.T, w *world) {
 
 func unknownImport(t *testing.T, w *world) {
 	m := w.compile((&wasmtest.Module{Imports: []wasmtest.Import{{Module: "test", Name: "nowhere"}}}).Bytes())
-	if i, err := m.Instantiate(context.Background(), w.door(&host{}), maxPages); err == nil {
+	if i, err := m.Instantiate(context.Background(), w.door(&host{}), engine.NewMemory(maxPages)); err == nil {
 		t.Error("instantiated")
 		_ = i.Close() // the test has failed
 	}
 	m = w.compile((&wasmtest.Module{Imports: []wasmtest.Import{{Module: "test", Name: "add", Type: wasmtest.Type{Params: types(i64)}}}}).Bytes())
-	if i, err := m.Instantiate(context.Background(), w.door(&host{}), maxPages); err == nil {
+	if i, err := m.Instantiate(context.Background(), w.door(&host{}), engine.NewMemory(maxPages)); err == nil {
 		t.Error("instantiated with an import of another type")
 		_ = i.Close() // the test has failed
 	}
@@ -173,7 +174,7 @@ func shareNothing(t *testing.T, w *world) {
 	code := w.compile(build(m))
 	for n := range uint64(3) {
 		h := &host{}
-		i, err := code.Instantiate(context.Background(), w.door(h), maxPages)
+		i, err := code.Instantiate(context.Background(), w.door(h), engine.NewMemory(maxPages))
 		if err != nil {
 			t.Fatal(err)
 		}

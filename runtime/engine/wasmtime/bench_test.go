@@ -55,7 +55,7 @@ func instantiate(b *testing.B, m engine.Module, table *hostcall.Table) engine.In
 	if err != nil {
 		b.Fatal(err)
 	}
-	i, err := m.Instantiate(context.Background(), d, 16)
+	i, err := m.Instantiate(context.Background(), d, engine.NewMemory(16))
 	if err != nil {
 		b.Fatal(err)
 	}

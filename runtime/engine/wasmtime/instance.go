@@ -25,8 +25,7 @@ type instance struct {
 	module *module
 	door   *hostcall.Door
 	memory engine.Memory
-	own    *ownMemory // memory, if it is ours
-	short  error      // why memory could not be as long as the module needs
+	short  error // why memory could not be as long as the module needs
 	tick   engine.Tick
 	handle cgo.Handle
 	pin    goruntime.Pinner // of memory
@@ -54,20 +53,8 @@ var (
 	errEnded     = errors.New("ended by the host") // the door knows why
 )
 
-func (m *module) Instantiate(ctx context.Context, d *hostcall.Door, maxPages uint32) (engine.Instance, error) {
-	own, err := newOwnMemory(uint64(maxPages) * engine.PageSize)
-	if err != nil {
-		return nil, err
-	}
-	return m.instantiate(ctx, d, own, own)
-}
-
-func (m *module) InstantiateOn(ctx context.Context, d *hostcall.Door, mem engine.Memory) (engine.Instance, error) {
-	return m.instantiate(ctx, d, mem, nil)
-}
-
-func (m *module) instantiate(ctx context.Context, d *hostcall.Door, mem engine.Memory, own *ownMemory) (engine.Instance, error) {
-	i := &instance{module: m, door: d, memory: mem, own: own}
+func (m *module) Instantiate(ctx context.Context, d *hostcall.Door, mem engine.Memory) (engine.Instance, error) {
+	i := &instance{module: m, door: d, memory: mem}
 	pre, err := i.make()
 	if err != nil {
 		return nil, errors.Join(err, i.Close())
@@ -222,16 +209,8 @@ func (i *instance) freeLocked() error {
 		i.handle = 0
 	}
 	i.module.engine.remove(i)
-	return i.release()
-}
-
-// release gives memory back.
-func (i *instance) release() error {
 	i.pin.Unpin()
-	if i.own == nil {
-		return nil
-	}
-	return i.own.close()
+	return nil
 }
 
 // look tells the C side where memory is. It must not be memory of Go's that could be freed meanwhile.

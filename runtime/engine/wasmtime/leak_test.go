@@ -60,7 +60,7 @@ func TestNothingIsLeftOfTenThousandSandboxes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			i, err := m.Instantiate(context.Background(), d, 16)
+			i, err := m.Instantiate(context.Background(), d, engine.NewMemory(16))
 			if err != nil {
 				t.Fatal(err)
 			}

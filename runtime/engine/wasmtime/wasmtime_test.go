@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/ripstop-vm/ripstop/internal/wasmtest"
+	"github.com/ripstop-vm/ripstop/runtime/engine"
 	"github.com/ripstop-vm/ripstop/runtime/engine/wasmtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
@@ -58,7 +59,7 @@ func TestClosingFromElsewhereEndsACall(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		i, err := m.Instantiate(context.Background(), d, 1)
+		i, err := m.Instantiate(context.Background(), d, engine.NewMemory(1))
 		if err != nil {
 			t.Fatal(err)
 		}

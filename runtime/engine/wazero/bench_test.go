@@ -8,6 +8,7 @@ import (
 	"github.com/tetratelabs/wazero/api"
 
 	"github.com/ripstop-vm/ripstop/internal/wasmtest"
+	"github.com/ripstop-vm/ripstop/runtime/engine"
 	"github.com/ripstop-vm/ripstop/runtime/engine/wazero"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 )
@@ -93,7 +94,7 @@ func BenchmarkHostCall(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			i, err := m.Instantiate(ctx, d, 1)
+			i, err := m.Instantiate(ctx, d, engine.NewMemory(1))
 			if err != nil {
 				b.Fatal(err)
 			}

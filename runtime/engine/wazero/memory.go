@@ -23,12 +23,8 @@ type linear struct {
 func (l *linear) Bytes() []byte { return l.memory.Bytes() }
 
 // Allocate is called by the engine once per instance.
-func (l *linear) Allocate(initial, _ uint64) experimental.LinearMemory {
-	if own, ok := l.memory.(*ownMemory); ok {
-		own.buf = make([]byte, 0, min(initial, own.max))
-		return l
-	}
-	return &foreign{linear: l}
+func (l *linear) Allocate(_, _ uint64) experimental.LinearMemory {
+	return &whole{linear: l}
 }
 
 // Reallocate answers nil past the bound, which the guest sees as a memory.grow of -1.
@@ -44,12 +40,8 @@ func (l *linear) Reallocate(size uint64) []byte {
 	return l.memory.Bytes()
 }
 
-// Free is called by the engine when the instance is closed.
-func (l *linear) Free() {
-	if own, ok := l.memory.(*ownMemory); ok {
-		own.buf = nil
-	}
-}
+// Free is called by the engine when the instance is closed. The memory is somebody else's.
+func (l *linear) Free() {}
 
 // shorten makes mem, which wazero holds for l, as long as l is. wazero cannot shorten a memory, but it takes whatever Reallocate
 // answers: its view is made a page shorter than l, and then grown by a page. It is false if this wazero has no such view.
@@ -70,14 +62,14 @@ func shorten(mem api.Memory, l *linear) bool {
 	return ok && uint64(mem.Size()) == uint64(len(want))
 }
 
-// foreign is linear over memory that is there already: the instance begins with all of it.
-type foreign struct {
+// whole is linear with which an instance begins, with all of it.
+type whole struct {
 	*linear
 	begun bool
 }
 
 // Reallocate is asked for the module's minimum first.
-func (f *foreign) Reallocate(size uint64) []byte {
+func (f *whole) Reallocate(size uint64) []byte {
 	if f.begun {
 		return f.linear.Reallocate(size)
 	}
@@ -88,27 +80,4 @@ func (f *foreign) Reallocate(size uint64) []byte {
 		}
 	}
 	return f.memory.Bytes()
-}
-
-// ownMemory is memory of the Go heap, bounded for its instance alone.
-type ownMemory struct {
-	max uint64 // bytes
-	buf []byte
-}
-
-func (m *ownMemory) Bytes() []byte { return m.buf }
-
-func (m *ownMemory) Grow(size uint64) error {
-	switch {
-	case size > m.max:
-		return &engine.LimitError{Limit: "memory", Used: size, Max: m.max}
-	case size <= uint64(cap(m.buf)):
-		m.buf = m.buf[:size]
-	default:
-		// Grown by a quarter more, so that a guest that grows page by page does not copy its memory each time.
-		buf := make([]byte, size, min(m.max, size+size/4))
-		copy(buf, m.buf)
-		m.buf = buf
-	}
-	return nil
 }

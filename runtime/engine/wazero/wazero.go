@@ -169,11 +169,7 @@ type module struct {
 
 func (m *module) Close() error { return m.code.Close(context.Background()) }
 
-func (m *module) Instantiate(ctx context.Context, d *hostcall.Door, maxPages uint32) (engine.Instance, error) {
-	return m.InstantiateOn(ctx, d, &ownMemory{max: uint64(maxPages) * engine.PageSize})
-}
-
-func (m *module) InstantiateOn(ctx context.Context, d *hostcall.Door, mem engine.Memory) (engine.Instance, error) {
+func (m *module) Instantiate(ctx context.Context, d *hostcall.Door, mem engine.Memory) (engine.Instance, error) {
 	lin := &linear{door: d, memory: mem}
 	d.Attach(lin, unwind)
 	mark := d.Enter(ctx)

@@ -1,0 +1,68 @@
+//go:build linux || darwin
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// reservation is the addresses of a memory.
+type reservation struct {
+	addresses []byte
+	open      uint64
+}
+
+// extend makes buf, which lies at the beginning, size bytes long. At most max are ever asked for.
+func (r *reservation) extend(_ []byte, size, max uint64) ([]byte, error) {
+	if r.addresses == nil {
+		if max > 1<<46 {
+			return nil, fmt.Errorf("%d bytes of addresses are too many", max)
+		}
+		m, err := unix.Mmap(-1, 0, int(max), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+		if err != nil {
+			return nil, fmt.Errorf("reserve %d bytes of addresses: %w", max, err)
+		}
+		r.addresses = m
+		if err := plainPages(m); err != nil {
+			return nil, errors.Join(err, r.release())
+		}
+	}
+	if err := unix.Mprotect(r.addresses[r.open:size], unix.PROT_READ|unix.PROT_WRITE); err != nil {
+		return nil, fmt.Errorf("open %d bytes: %w", size-r.open, err)
+	}
+	r.open = size
+	return r.addresses[:size], nil
+}
+
+func (r *reservation) release() error {
+	all := r.addresses
+	if all == nil {
+		return nil
+	}
+	err := Discard(all[:r.open])
+	r.addresses, r.open = nil, 0
+	if e := unix.Munmap(all); e != nil {
+		err = errors.Join(err, fmt.Errorf("unmap memory: %w", e))
+	}
+	return err
+}
+
+// discarded is how many bytes are given back at once.
+const discarded = 1 << 20
+
+// Discard gives the pages of b, which begins with one, back to the operating system: of a private mapping that differ from what is mapped. It
+// does so piece by piece: other threads that map or unmap something wait while the kernel has one in hand, for tens of milliseconds if it were
+// hundreds of megabytes.
+func Discard(b []byte) error {
+	for len(b) > 0 {
+		piece := b[:min(len(b), discarded)]
+		if err := unix.Madvise(piece, unix.MADV_DONTNEED); err != nil {
+			return fmt.Errorf("give back %d bytes: %w", len(piece), err)
+		}
+		b = b[len(piece):]
+	}
+	return nil
+}
