@@ -116,25 +116,25 @@ const shortLimit = time.Minute
 // errDeadline is the cause of an invocation's context past its deadline.
 var errDeadline = fmt.Errorf("the invocation's deadline passed: %w", context.DeadlineExceeded)
 
-// Serve has a task of the job answer r on w. sent says that a status went out. An error is a *wire.Problem to answer
-// with, a context's cause if the client left, or a defect of ours.
-func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request) (sent bool, err error) {
+// Serve has a task of the job answer r on w. An error is a *wire.Problem to answer with, a context's cause if the client left, or a defect of
+// ours.
+func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request) (wire.Served, error) {
 	return a.serve(name, info, w, r, false)
 }
 
 // serve is Serve. A queued request waits for its slot in the same line, but for as long as it takes: its time begins then.
-func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request, queued bool) (sent bool, err error) {
+func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request, queued bool) (served wire.Served, err error) {
 	began := a.opts.Clock.Now()
 	t, j, err := a.enter(r.Context(), name)
 	if err != nil {
 		a.opts.Recorder.Invocation(r.Context(), name, "rejected", false, 0)
-		return false, err
+		return served, err
 	}
 	defer a.inflight.Done()
 	defer t.leave()
 	if max := int64(t.limits.Request); r.ContentLength > max {
 		a.opts.Recorder.Invocation(r.Context(), name, "rejected", false, 0)
-		return false, tooLarge(max)
+		return served, tooLarge(max)
 	}
 	if !queued { // whoever sends these is no queue
 		delete(r.Header, wire.HeaderAttempt)
@@ -143,7 +143,7 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 		delete(r.Header, wire.HeaderScheduled)
 	} else {
 		if err := t.slots.take(r.Context(), true); err != nil {
-			return false, err
+			return served, err
 		}
 		defer t.slots.give()
 		began = a.opts.Clock.Now()
@@ -180,10 +180,10 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	if err != nil {
 		a.opts.Recorder.Invocation(ctx, name, "rejected", false, 0)
 		if errors.Is(err, errQueueFull) {
-			return false, &wire.Problem{Code: "queue-full", Status: http.StatusTooManyRequests, Title: "Too many requests",
+			return served, &wire.Problem{Code: "queue-full", Status: http.StatusTooManyRequests, Title: "Too many requests",
 				Detail: fmt.Sprintf("%d invocations run and %d wait, which is as many as the job allows", t.limits.Concurrency, max(t.limits.Queue, 0))}
 		}
-		return false, failureOf(r.Context(), err)
+		return served, failureOf(r.Context(), err)
 	}
 	if !queued {
 		defer t.slots.give()
@@ -204,7 +204,8 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 		if m, cold, err = t.take(ctx, &turn); err == nil {
 			result, err = m.sandbox.ServeInTurn(ctx, w, r, info, &turn)
 			a.opts.Recorder.CPU(ctx, name, result.CPU)
-			t.back(m, err == nil && result.Reusable)
+			served.Sent = result.HeadSent
+			served.Behind = t.back(m, err == nil && result.Reusable)
 		} else {
 			err = fmt.Errorf("start a sandbox: %w", err)
 		}
@@ -221,7 +222,7 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 		outcome, answer = t.judge(r.Context(), err, info.Invocation)
 	}
 	a.opts.Recorder.Invocation(ctx, name, outcome, cold, a.opts.Clock.Now().Sub(began))
-	return result.HeadSent, answer
+	return served, answer
 }
 
 func tooLarge(max int64) *wire.Problem {

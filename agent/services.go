@@ -234,8 +234,8 @@ func (s *services) Invoke(ctx context.Context, job string, r *http.Request) (*ht
 	info := guest.ServeInfo{Scheme: "http", RemoteAddr: "127.0.0.1:0", Invocation: string(ids.NewInvocation())}
 	r = r.Clone(ctx)
 	s.task.agent.background.Go(func() {
-		sent, err := s.task.agent.Serve(job, info, w, r)
-		w.finish(sent, err)
+		served, err := s.task.agent.Serve(job, info, w, r)
+		w.finish(served.Sent, err)
 	})
 	select {
 	case <-w.head:

@@ -55,8 +55,7 @@ func diagnose() diagnosis {
 	b := readBuildInfo()
 	d := diagnosis{Version: b.Version, Go: b.Go, OS: b.OS, Arch: b.Arch, Kernel: kernelVersion()}
 	d.Checks = append(d.Checks, wall.Probe()...)
-	d.Checks = append(d.Checks, imageCheck(), processorCheck(goruntime.NumCPU()),
-		check("thread priority", "guests that compute for long run behind requests", "guests that compute for long run on one core fewer", processor.ProbeThreads()))
+	d.Checks = append(d.Checks, imageCheck(), processorCheck(goruntime.NumCPU()), threadCheck())
 	d.Checks = append(d.Checks, platformChecks()...)
 	return d
 }
@@ -100,6 +99,16 @@ func processorCheck(cores int) wall.Measure {
 		err = errors.New("one core")
 	}
 	return check("processors", fmt.Sprintf("%d cores", cores), "a guest that computes delays every request", err)
+}
+
+// threadCheck says how guests that compute for long are kept behind requests.
+func threadCheck() wall.Measure {
+	err := processor.ProbeThreads()
+	cost := "a connection ends after a request for which a guest computed for long"
+	if errors.Is(err, errors.ErrUnsupported) {
+		cost = "guests that compute for long run on one core fewer"
+	}
+	return check("thread priority", "threads of guests that compute for long run behind others, and come back", cost, err)
 }
 
 // print writes a line for each check, and below them what is missing.

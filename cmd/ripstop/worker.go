@@ -159,25 +159,31 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	return errors.Join(failed, tel.Shutdown(flush), a.Close())
 }
 
-// processors sets GOMAXPROCS to one more than there are cores, or than the process may use of them: guests run on as many, and what is left
-// keeps Go's scheduler looking after the network. What the environment says stays, as far as guests can run at all. Guests that compute for
-// long do so behind requests; where their threads' priority cannot be lowered for a while, they leave one core to others instead.
+// processors has guests run on as many Ps as there are cores, or as the process may use of them. GOMAXPROCS is that twice, and one more: a guest
+// that lost its turn goes on up to its next tick, which takes a while where the kernel runs others first, and what is left keeps Go's scheduler
+// looking after the network. What the environment says stays, as far as guests can run at all. Guests that compute for long do so behind requests;
+// where the priority of threads cannot be lowered, they leave one core to others instead.
 func processors(log *slog.Logger) (*processor.Processor, error) {
 	procs := goruntime.GOMAXPROCS(0)
+	tokens := procs
 	if os.Getenv("GOMAXPROCS") == "" {
-		procs++
-	} else if procs < 2 {
-		log.Warn("guests cannot run with GOMAXPROCS=1: it is 2")
+		procs = 2*tokens + 1
+	} else {
+		if procs < 2 {
+			log.Warn("guests cannot run with GOMAXPROCS=1: it is 2")
+		}
+		procs = max(procs, 2)
+		tokens = max(procs/2, 1)
 	}
-	procs = max(procs, 2)
 	goruntime.GOMAXPROCS(procs)
 	threads, err := processor.OpenThreads()
 	if err != nil {
 		log.Info("guests that compute for long run on one core fewer", "reason", err)
-		return processor.New(processor.Options{Longs: max(procs-2, 1)})
+		return processor.New(processor.Options{Tokens: tokens, Longs: max(tokens-1, 1)})
 	}
-	var lowered, raised sync.Once // each is said once: a failure repeats itself
+	var lowered sync.Once // it is said once: a failure repeats itself
 	return processor.New(processor.Options{
+		Tokens: tokens,
 		OnLong: func() bool {
 			err := threads.Lower()
 			if err != nil {
@@ -185,11 +191,7 @@ func processors(log *slog.Logger) (*processor.Processor, error) {
 			}
 			return err == nil
 		},
-		OnLongEnd: func() {
-			if err := threads.Raise(); err != nil {
-				raised.Do(func() { log.Warn("a connection goes on behind others", "error", err) })
-			}
-		},
+		OnLongEnd: func() (behind bool) { return !threads.Raise() },
 	})
 }
 

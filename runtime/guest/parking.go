@@ -83,6 +83,9 @@ func (p *parking) Before(c *hostcall.Call) hostcall.Verdict {
 	<-p.goOn
 	err := errAbandoned
 	if p.served {
+		if p.run != nil {
+			p.run.Patient(false)
+		}
 		err = enter(c.Context(), p.run, p.most)
 	}
 	if err != nil {
@@ -113,11 +116,17 @@ func (p *parking) start(ctx context.Context, vm *runtime.Sandbox) error {
 	p.ctx = newRelay(ctx)
 	go func() {
 		defer close(p.ended)
+		if p.run != nil {
+			p.run.Patient(true) // a request is to be served in this goroutine
+		}
 		if p.err = enter(p.ctx, p.run, 0); p.err != nil {
 			return
 		}
 		defer leave(p.run)
 		_, p.err = vm.Call(p.ctx, CommandStart)
+		if p.run != nil && p.run.Long() {
+			p.err = errors.Join(p.err, vm.Close()) // here it is behind others, too; it may have much memory
+		}
 	}()
 	select {
 	case <-p.waits:

@@ -30,6 +30,7 @@ type Sandbox struct {
 	closed  atomic.Bool
 	run     *processor.Run // its turns at the processor; nil without Options.Share. It is in only while the guest runs or starts
 	in      bool           // run has entered
+	behind  bool           // who left it last has a thread that stays behind others
 
 	// of a task
 	handle  *runtime.Function
@@ -159,10 +160,22 @@ func (s *Sandbox) enter(ctx context.Context, most time.Duration) error {
 
 // leave ends what enter began, and may be called twice.
 func (s *Sandbox) leave() {
-	if s.in {
-		s.in = false
-		leave(s.run)
+	if !s.in {
+		return
 	}
+	s.in = false
+	leave(s.run)
+	if s.run != nil && s.run.Behind() {
+		s.behind = true
+	}
+}
+
+// Behind reports whether a goroutine that called Serve or Return since the last Behind runs behind others from now on, as its guest computed for
+// long. It should end soon: its thread ends with it. What it does until then is slow on a busy machine.
+func (s *Sandbox) Behind() bool {
+	behind := s.behind
+	s.behind = false
+	return behind
 }
 
 func enter(ctx context.Context, r *processor.Run, most time.Duration) error {

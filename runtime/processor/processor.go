@@ -20,7 +20,9 @@ const (
 
 // Options configures a Processor. The zero value is ready to use where GOMAXPROCS is at least 2.
 type Options struct {
-	Tokens int           // runs at once, fewer than GOMAXPROCS; 0 means one fewer
+	// Tokens is how many runs hold one at once, fewer than GOMAXPROCS; 0 means one fewer. A run that arrives may take the token of one that runs,
+	// which goes on up to its next tick: so may as many as there are tokens, or Ps besides one for each token and one for everything else.
+	Tokens int
 	Slice  time.Duration // how long a run goes on while others wait; 0 means 1 ms
 	Long   int           // slices after which a run counts as long; 0 means 10
 	// Longs is how many long runs may hold a token at once, for a machine on which they cannot be kept behind others in another way; 0 means as
@@ -30,15 +32,16 @@ type Options struct {
 	// Threads.Lower is meant for it. May be nil.
 	OnLong func() bool
 	// OnLongEnd is called once for each such OnLong when its run leaves, by the goroutine that has it leave, which holds no token any more;
-	// it is the same if who runs a guest also leaves. Threads.Raise is meant for it. May be nil.
-	OnLongEnd func()
+	// it is the same if who runs a guest also leaves. It answers whether the goroutine stays behind others, see Run.Behind. Threads.Raise is
+	// meant for it. May be nil.
+	OnLongEnd func() (behind bool)
 	Clock     clock.Clock // nil means the system clock
 }
 
 // Processor hands out tokens. Its methods are safe for concurrent use.
 type Processor struct {
 	onLong    func() bool
-	onLongEnd func()
+	onLongEnd func() bool
 	now       func() time.Duration
 
 	mu     sync.Mutex
@@ -79,7 +82,7 @@ func New(opts Options) (*Processor, error) {
 	}
 	p := &Processor{
 		onLong: opts.OnLong, onLongEnd: opts.OnLongEnd, now: clock.Elapsed, shares: map[string]*Share{},
-		queue: queue{slice: opts.Slice, long: opts.Long, longs: opts.Longs, free: opts.Tokens, running: make([]*Run, 0, opts.Tokens)},
+		queue: queue{slice: opts.Slice, long: opts.Long, longs: opts.Longs, free: opts.Tokens, most: min(procs-1-opts.Tokens, opts.Tokens), running: make([]*Run, 0, opts.Tokens)},
 	}
 	if opts.Clock != nil {
 		began := opts.Clock.Now()
@@ -174,21 +177,25 @@ type Run struct {
 	share *Share
 	wake  chan struct{} // has a value when a token was given to this run while it waited
 
-	// These are under the processor's lock. end is read by the run's goroutine without it while it runs, when nobody writes it.
+	// These are under the processor's lock.
 	state         state
 	since         time.Duration // when it began to wait
-	started, end  time.Duration // of the slice
+	started       time.Duration // of the slice
 	used, waited  time.Duration // since it entered
 	most          time.Duration // that it may use; 0 means any time
-	slices        int
 	old           bool
+	evicted       bool // its token was taken, and it has not seen that yet. It waits, or was given another, with a value in wake
 	counted       bool // among queue.olds, while it runs
 	due           bool // its turn has come at last: nobody has it make way before the slice ends
 	place         int  // in queue.running
 	before, after *Run
 
-	preempt atomic.Bool // it should make way at its next tick
-	told    bool        // OnLongEnd is due; of the run's goroutine
+	end     atomic.Int64 // of the slice
+	preempt atomic.Bool  // it should make way at its next tick
+	patient bool
+	asked   bool // OnLong was called since it entered; of the run's goroutine
+	told    bool // OnLongEnd is due; of the run's goroutine
+	behind  bool // what it answered; of the run's goroutine
 }
 
 // Run makes a run of the share, outside of it.
@@ -197,6 +204,13 @@ func (s *Share) Run() *Run { return &Run{share: s, wake: make(chan struct{}, 1)}
 // Bound has the run end when it has held a token for more than most since it entered; 0 means that it may for any time. It is called
 // while the run is out.
 func (r *Run) Bound(most time.Duration) { r.most = most }
+
+// patient is how many times as many slices as others a patient run has before OnLong.
+const patient = 10
+
+// Patient has OnLong called later in this run: its goroutine has something to do after it, for which it must not be behind others. It is called
+// while the run is out.
+func (r *Run) Patient(yes bool) { r.patient = yes }
 
 // A SpentError reports that a run used up the time that Bound gave it.
 type SpentError struct{ Used, Max time.Duration }
@@ -221,7 +235,7 @@ func (r *Run) Enter(ctx context.Context) error {
 		p.mu.Unlock()
 		return ErrEntered
 	}
-	r.slices, r.old, r.used, r.waited = 0, false, 0, 0
+	r.old, r.used, r.waited, r.asked, r.behind = false, 0, 0, false, false
 	return r.arriveLocked(ctx, now)
 }
 
@@ -248,22 +262,38 @@ func (r *Run) wait(ctx context.Context) error {
 	}
 	p := r.share.p
 	now := p.now()
+	var next *Run
+	tokens := 0
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	if r.evicted { // a token came meanwhile, and was taken
+		r.seenLocked()
+		tokens++
+	}
 	if r.state == waiting {
 		p.queue.leave(r, now)
-	} else { // a token came meanwhile
-		<-r.wake
-		p.releaseLocked(r, now, out)
+	} else { // one came
+		next = p.releaseLocked(r, now, out)
+		tokens++
 	}
+	p.mu.Unlock()
+	for range tokens {
+		<-r.wake
+	}
+	next.goOn()
 	return context.Cause(ctx)
 }
 
-// releaseLocked takes the run's token and gives it to whoever is due.
-func (p *Processor) releaseLocked(r *Run, now time.Duration, to state) {
+// releaseLocked takes the run's token and gives it to whoever is due, which the caller has go on.
+func (p *Processor) releaseLocked(r *Run, now time.Duration, to state) (next *Run) {
 	p.queue.stop(r, now, to)
-	if n := p.queue.next(now); n != nil {
-		n.wake <- struct{}{}
+	return p.queue.next(now)
+}
+
+// goOn wakes a run that was given a token, if r is one. It is called without the lock: the kernel may well run the one that wakes instead of the
+// one that wakes it, which may be behind others and would hold the lock for as long as those have work.
+func (r *Run) goOn() {
+	if r != nil {
+		r.wake <- struct{}{}
 	}
 }
 
@@ -273,35 +303,60 @@ func (p *Processor) releaseLocked(r *Run, now time.Duration, to state) {
 func (r *Run) Tick(ctx context.Context) error {
 	p := r.share.p
 	now := p.now()
-	if now < r.end && !r.preempt.Load() {
+	if int64(now) < r.end.Load() && !r.preempt.Load() {
 		return nil
 	}
 	p.mu.Lock()
+	if r.evicted {
+		r.seenLocked()
+		long := r.longLocked()
+		p.mu.Unlock()
+		if err := r.wait(ctx); err != nil {
+			return err
+		}
+		r.lower(long)
+		return nil
+	}
 	if r.state != running {
 		p.mu.Unlock()
 		return ErrNotRunning
 	}
 	if used := r.used + now - r.started; r.most > 0 && used >= r.most {
-		p.releaseLocked(r, now, out)
+		next := p.releaseLocked(r, now, out)
 		p.mu.Unlock()
+		next.goOn()
 		return &SpentError{used, r.most}
 	}
-	young := !r.old
 	next := p.queue.turn(r, now)
-	long := young && r.old
-	if next != nil && next != r {
-		next.wake <- struct{}{}
-	}
+	long := r.longLocked()
 	p.mu.Unlock()
 	if next != r {
+		next.goOn()
 		if err := r.wait(ctx); err != nil {
 			return err
 		}
 	}
-	if long && p.onLong != nil {
+	r.lower(long)
+	return nil
+}
+
+// longLocked reports whether OnLong is due.
+func (r *Run) longLocked() bool {
+	return r.old && !r.asked && (!r.patient || r.used >= patient*time.Duration(r.share.p.queue.long)*r.share.p.queue.slice)
+}
+
+// lower calls OnLong if it is due.
+func (r *Run) lower(due bool) {
+	if p := r.share.p; due && p.onLong != nil {
+		r.asked = true
 		r.told = p.onLong()
 	}
-	return nil
+}
+
+// seenLocked notes that the run knows that its token was taken.
+func (r *Run) seenLocked() {
+	r.evicted = false
+	r.share.p.queue.evicted--
 }
 
 // Block gives the token back before a call that may wait. It does nothing for a run that has none.
@@ -324,22 +379,39 @@ func (r *Run) Leave() {
 	r.release(out)
 	if r.told {
 		if r.told = false; r.share.p.onLongEnd != nil {
-			r.share.p.onLongEnd()
+			r.behind = r.share.p.onLongEnd()
 		}
 	}
 }
 
+// Behind reports whether the goroutine that had the run leave runs behind others from now on, so that it should end soon and leave what is left to
+// do to another. It is read by that goroutine, before the run enters again.
+func (r *Run) Behind() bool { return r.behind }
+
 func (r *Run) release(to state) {
 	p := r.share.p
 	now := p.now()
+	var next *Run
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	evicted := r.evicted
+	if evicted {
+		r.seenLocked()
+	}
+	granted := r.state == running
 	switch {
-	case r.state == running:
-		p.releaseLocked(r, now, to)
+	case granted:
+		next = p.releaseLocked(r, now, to)
+	case evicted: // and waits
+		p.queue.leave(r, now)
+		r.state = to
 	case to == out:
 		r.state = out
 	}
+	p.mu.Unlock()
+	if evicted && granted {
+		<-r.wake // the new token's, which is given back
+	}
+	next.goOn()
 }
 
 // Share is what the run is a part of.

@@ -46,7 +46,7 @@ func (p *Processor) check(t testing.TB, tokens int) {
 	t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if q := &p.queue; q.free != tokens || len(q.running) != 0 || len(q.ready) != 0 || len(q.late) != 0 || q.weights != 0 || q.olds != 0 || q.youngs != 0 {
+	if q := &p.queue; q.free != tokens || len(q.running) != 0 || len(q.ready) != 0 || len(q.late) != 0 || q.weights != 0 || q.olds != 0 || q.youngs != 0 || q.evicted != 0 {
 		t.Errorf("%d tokens of %d are free, %d runs run, %d shares wait", q.free, tokens, len(q.running), len(q.ready))
 	}
 	for name, s := range p.shares {
@@ -560,7 +560,7 @@ func TestLongRunsAreToldOnce(t *testing.T) {
 	procs(t, 2)
 	synctest.Test(t, func(t *testing.T) {
 		told, ended := 0, 0
-		p := newProcessor(t, Options{Tokens: 1, Long: 3, OnLong: func() bool { told++; return true }, OnLongEnd: func() { ended++ }})
+		p := newProcessor(t, Options{Tokens: 1, Long: 3, OnLong: func() bool { told++; return true }, OnLongEnd: func() bool { ended++; return false }})
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
 		r := p.Job("job", 1).Run()
@@ -675,14 +675,22 @@ func TestSpinningGoroutinesShareByWeight(t *testing.T) {
 
 func TestManyGoroutinesNeverHoldMoreThanTheTokensAndLoseNone(t *testing.T) {
 	const tokens = 3
-	procs(t, tokens+1)
-	p, err := New(Options{Tokens: tokens, Longs: 1, Slice: 20 * time.Microsecond, Long: 2, OnLong: func() bool { return true }, OnLongEnd: func() {}})
+	for _, most := range []int{0, tokens} {
+		old := goruntime.GOMAXPROCS(tokens + 1 + most)
+		manyGoroutines(t, tokens, most)
+		goruntime.GOMAXPROCS(old)
+	}
+}
+
+// manyGoroutines has goroutines do all that they can with the processor at once; most of them may have lost their token without knowing.
+func manyGoroutines(t *testing.T, tokens, most int) {
+	p, err := New(Options{Tokens: tokens, Longs: 1, Slice: 20 * time.Microsecond, Long: 2, OnLong: func() bool { return true }, OnLongEnd: func() bool { return true }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var holding atomic.Int64
 	hold := func(n int64) {
-		if h := holding.Add(n); h > tokens || h < 0 {
+		if h := holding.Add(n); h > int64(tokens+most) || h < 0 {
 			t.Errorf("%d runs hold tokens", h)
 		}
 	}
@@ -698,7 +706,9 @@ func TestManyGoroutinesNeverHoldMoreThanTheTokensAndLoseNone(t *testing.T) {
 						hold(-1)
 					}
 					r.Leave()
-					_ = recover()
+					if p := recover(); p != nil && p != "a guest's end" {
+						panic(p)
+					}
 				}()
 				if r.Enter(ctx) != nil {
 					return
@@ -851,4 +861,95 @@ func BenchmarkHandOver(b *testing.B) {
 	r.Leave()
 	cancel()
 	<-other
+}
+
+// A run that arrives need not wait until the one that makes way, which the kernel may not let run, comes to its next tick.
+func TestARunThatArrivesTakesTheTokenOfOneThatDoesNotTick(t *testing.T) {
+	defer goruntime.GOMAXPROCS(goruntime.GOMAXPROCS(3))
+	synctest.Test(t, func(t *testing.T) {
+		p := newProcessor(t, Options{Tokens: 1})
+		loop, quick, third := p.Job("loop", 1).Run(), p.Job("quick", 1).Run(), p.Job("third", 1).Run()
+		if err := loop.Enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond) // without a tick
+		if err := quick.Enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if u := p.Job("loop", 1).Usage(); u.CPU != 5*time.Millisecond || u.Running != 0 || u.Waiting != 1 {
+			t.Errorf("the one that lost its token: %+v", u)
+		}
+		// There is no P for another one that goes on without: this one waits.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond/2)
+		defer cancel()
+		if err := third.Enter(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a third run was let in, %v", err)
+		}
+		waited := make(chan error, 1)
+		go func() { waited <- loop.Tick(t.Context()) }()
+		synctest.Wait()
+		select {
+		case err := <-waited:
+			t.Errorf("it went on without a token, %v", err)
+		default:
+		}
+		quick.Leave()
+		if err := <-waited; err != nil {
+			t.Error(err)
+		}
+		loop.Leave()
+		p.check(t, 1)
+	})
+}
+
+// It may block, leave, or be given another token before it knows that it lost one.
+func TestARunThatLostItsTokenMayDoAnythingBeforeItKnows(t *testing.T) {
+	defer goruntime.GOMAXPROCS(goruntime.GOMAXPROCS(3))
+	for name, then := range map[string]func(t *testing.T, r *Run){
+		"leaves": func(t *testing.T, r *Run) { r.Leave() },
+		"blocks": func(t *testing.T, r *Run) {
+			r.Block()
+			if err := r.Unblock(t.Context()); err != nil {
+				t.Error(err)
+			}
+			r.Leave()
+		},
+		"ticks": func(t *testing.T, r *Run) {
+			if err := r.Tick(t.Context()); err != nil {
+				t.Error(err)
+			}
+			r.Leave()
+		},
+	} {
+		for _, again := range []bool{false, true} { // it has another token by then
+			synctest.Test(t, func(t *testing.T) {
+				p := newProcessor(t, Options{Tokens: 1})
+				loop, quick := p.Job("loop", 1).Run(), p.Job("quick", 1).Run()
+				if err := loop.Enter(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(5 * time.Millisecond)
+				if err := quick.Enter(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if again {
+					quick.Leave()
+				} else {
+					go func() { time.Sleep(time.Millisecond); quick.Leave() }()
+				}
+				then(t, loop)
+				synctest.Wait()
+				time.Sleep(2 * time.Millisecond)
+				p.check(t, 1)
+				if err := loop.Enter(t.Context()); err != nil { // nothing is left in its wake
+					t.Errorf("%s: %v", name, err)
+				}
+				if err := loop.Tick(t.Context()); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				loop.Leave()
+				p.check(t, 1)
+			})
+		}
+	}
 }

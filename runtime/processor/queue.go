@@ -2,6 +2,7 @@ package processor
 
 import (
 	"container/heap"
+	"math"
 	"time"
 )
 
@@ -26,6 +27,8 @@ type queue struct {
 	free    int // tokens; none is while a run waits that may have it
 	longs   int // old runs that may hold a token at once
 	olds    int // and that do
+	most    int // runs that may have lost their token and not know yet; there are as many Ps more
+	evicted int // and that do not
 	youngs  int // runs that wait and are not old
 	running []*Run
 	ready   readyShares
@@ -86,6 +89,29 @@ type account struct {
 	host    time.Duration
 	waited  time.Duration
 	grants  uint64
+	recent  float64       // nanoseconds used lately: halved about every memory
+	noted   time.Duration // when recent was right
+}
+
+// The use of the processor by a share that is remembered, and from which on its runs are long after their first slice: half of a core. Jobs
+// whose runs come one after the other are no lighter than one run that goes on.
+const (
+	memory = 300 * time.Millisecond
+	heavy  = float64(memory) / 2
+)
+
+// use adds to what was used lately.
+func (a *account) use(used, now time.Duration) {
+	a.recent = a.recent*math.Exp(-float64(now-a.noted)/float64(memory)) + float64(used)
+	a.noted = now
+}
+
+// enough is how long a run of the share is young.
+func (q *queue) enough(a *account) time.Duration {
+	if a.recent > heavy {
+		return q.slice
+	}
+	return time.Duration(q.long) * q.slice
 }
 
 // runs is a list of waiting runs, the first to be served first.
@@ -115,8 +141,8 @@ func (l *runs) remove(r *Run) {
 	r.before, r.after = nil, nil
 }
 
-// arrive takes a run that wants to run, and reports whether it does from now on. One that does not is served later, by next; victim
-// is a run that should make way for it at its next tick, nil if none has to.
+// arrive takes a run that wants to run, and reports whether it does from now on. One that does not is served later, by next. victim
+// is a run that should make way at its next tick, nil if none has to: for the run that arrived, which has its token already if granted.
 func (q *queue) arrive(r *Run, now time.Duration) (granted bool, victim *Run) {
 	q.advance(now)
 	a := &r.share.account
@@ -133,8 +159,28 @@ func (q *queue) arrive(r *Run, now time.Duration) (granted bool, victim *Run) {
 		q.grant(r, now)
 		return true, nil
 	}
+	victim = q.victim(r, now)
+	if victim == nil || r.old || q.evicted >= q.most {
+		q.wait(r)
+		return false, victim
+	}
+	// Whoever runs behind others may take a while to reach its next tick.
+	q.stop(victim, now, waiting)
+	q.again(victim, now)
+	victim.evicted = true
+	q.evicted++
+	q.grant(r, now)
+	return true, victim
+}
+
+// again has a run that lost its token wait for another.
+func (q *queue) again(r *Run, now time.Duration) {
+	a := &r.share.account
+	a.virtual = max(a.virtual, q.virtual-float64(lag*q.slice))
+	q.moved(r.share)
+	q.join(a)
+	r.since = now
 	q.wait(r)
-	return false, q.victim(r, now)
 }
 
 // wait queues a run.
@@ -163,7 +209,7 @@ func (q *queue) victim(r *Run, now time.Duration) *Run {
 	var most float64
 	for _, x := range q.running {
 		a := &x.share.account
-		if x.due {
+		if x.due || x.evicted {
 			continue
 		}
 		if x.share == r.share {
@@ -189,10 +235,12 @@ func (q *queue) grant(r *Run, now time.Duration) {
 	r.waited += now - r.since
 	a.grants++
 	r.state = running
-	r.started, r.end = now, now+q.slice
+	end := now + q.slice
 	if r.most > 0 {
-		r.end = min(r.end, now+max(r.most-r.used, 0))
+		end = min(end, now+max(r.most-r.used, 0))
 	}
+	r.started = now
+	r.end.Store(int64(end))
 	r.preempt.Store(false)
 	r.due = false
 	if r.counted = r.old; r.counted {
@@ -210,6 +258,8 @@ func (q *queue) stop(r *Run, now time.Duration, to state) {
 	used := now - r.started
 	a.used += used
 	r.used += used
+	a.use(used, now)
+	r.old = r.old || r.used >= q.enough(a)
 	a.virtual += float64(used-q.slice) / a.weight
 	q.part(a)
 	last := len(q.running) - 1
@@ -305,17 +355,8 @@ func (q *queue) leave(r *Run, now time.Duration) {
 
 // turn ends a slice: the run goes to the end of its job's line, and the run that is due, often the same, is answered.
 func (q *queue) turn(r *Run, now time.Duration) *Run {
-	if now-r.started >= q.slice {
-		r.slices++
-		r.old = r.slices >= q.long
-	}
 	q.stop(r, now, waiting)
-	a := &r.share.account
-	a.virtual = max(a.virtual, q.virtual-float64(lag*q.slice))
-	q.moved(r.share)
-	q.join(a)
-	r.since = now
-	q.wait(r)
+	q.again(r, now)
 	return q.next(now)
 }
 

@@ -1,6 +1,7 @@
 package processor
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -12,7 +13,7 @@ func TestTheQueueKeepsItsInvariantsWhateverHappens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tokens := rapid.IntRange(1, 4).Draw(t, "tokens")
 		longs := rapid.IntRange(1, tokens).Draw(t, "longs")
-		q := &queue{slice: time.Millisecond, long: 3, free: tokens, longs: longs}
+		q := &queue{slice: time.Millisecond, long: 3, free: tokens, longs: longs, most: rapid.IntRange(0, tokens).Draw(t, "most")}
 		var shares []*Share
 		for range rapid.IntRange(1, 5).Draw(t, "shares") {
 			shares = append(shares, &Share{account: account{weight: float64(rapid.IntRange(1, 8).Draw(t, "weight")), index: -1, late: -1}})
@@ -45,9 +46,18 @@ func TestTheQueueKeepsItsInvariantsWhateverHappens(t *testing.T) {
 				free := q.free
 				may := free > 0 && (!r.old || q.olds < longs)
 				granted, victim := q.arrive(r, now)
-				if granted != may || granted && victim != nil || victim != nil && victim.state != running {
+				stolen := granted && victim != nil
+				if granted != (may || stolen) || may && victim != nil || stolen != (victim != nil && victim.evicted) || victim != nil && !stolen && victim.state != running || stolen && r.old {
 					t.Fatalf("granted %v with %d free, victim %+v", granted, free, victim)
 				}
+			},
+			"one sees that its token was taken": func(t *rapid.T) {
+				i := slices.IndexFunc(all, func(r *Run) bool { return r.evicted })
+				if i < 0 {
+					t.Skip("none")
+				}
+				all[i].evicted = false
+				q.evicted--
 			},
 			"one stops": func(*rapid.T) {
 				r := pick(running)
@@ -113,6 +123,15 @@ func TestTheQueueKeepsItsInvariantsWhateverHappens(t *testing.T) {
 					if i > 0 && q.late.Less(i, (i-1)/2) {
 						t.Fatalf("the share at %d has less patience than the one above it", i)
 					}
+				}
+				evicted := 0
+				for _, r := range all {
+					if r.evicted {
+						evicted++
+					}
+				}
+				if evicted != q.evicted || evicted > q.most {
+					t.Fatalf("%d runs lost their token and do not know, %d of at most %d are counted", evicted, q.evicted, q.most)
 				}
 				var used time.Duration
 				for _, s := range shares {

@@ -8,32 +8,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Threads lowers and raises the priority of threads. Its methods are safe for concurrent use.
+type Threads struct {
+	normal, low int
+	raises      bool
+}
+
 // lower is how much nicer long runs are than the rest of the process: they get a tenth of what a thread that serves requests gets where
 // both want a core, and are not kept so long from it that the garbage collector, which waits for all, waits for them.
 const lower = 10
 
-// Threads lowers and raises the priority of threads. Its methods are safe for concurrent use.
-type Threads struct{ normal, low int }
-
-// OpenThreads has this process raise the priority of its own threads again, up to what they have now, and makes a Threads. An ordinary user
-// may only do that with a limit (RLIMIT_NICE) that allows it: OpenThreads fails if the limit does not, and cannot be raised. It stays when the
-// process gives up privileges.
+// OpenThreads makes a Threads for this process. Everybody may lower the priority of a thread; an ordinary user may raise it again only with a
+// limit (RLIMIT_NICE) that allows it, which OpenThreads raises if it may. It stays when the process gives up privileges.
 func OpenThreads() (*Threads, error) {
 	own, limit, err := priority()
 	if err != nil {
 		return nil, err
 	}
-	if limit.Cur < own {
-		if err := unix.Setrlimit(unix.RLIMIT_NICE, &unix.Rlimit{Cur: own, Max: max(own, limit.Max)}); err != nil {
-			return nil, fmt.Errorf("raise the limit of priorities (RLIMIT_NICE) from %d to %d: %w; run the server with a limit of %d (systemd: LimitNICE=%d), or as root",
-				limit.Cur, own, err, own, 20-int(own))
-		}
-	}
 	normal := 20 - int(own)
-	return &Threads{normal: normal, low: min(normal+lower, 19)}, nil
+	t := &Threads{normal: normal, low: min(normal+lower, 19)}
+	t.raises = limit.Cur >= own || unix.Setrlimit(unix.RLIMIT_NICE, &unix.Rlimit{Cur: own, Max: max(own, limit.Max)}) == nil
+	return t, nil
 }
 
-// ProbeThreads reports why OpenThreads would fail, and changes nothing.
+// ProbeThreads reports why a thread that OpenThreads' Threads lowers could not be raised again, and changes nothing.
 func ProbeThreads() error {
 	own, limit, err := priority()
 	if err != nil {
@@ -69,11 +67,12 @@ func (t *Threads) Lower() error {
 	return nil
 }
 
-// Raise ends what Lower did, by the same goroutine. If it fails the goroutine keeps its thread, which ends with it.
-func (t *Threads) Raise() error {
-	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, t.normal); err != nil {
-		return fmt.Errorf("raise the thread's priority: %w", err)
+// Raise ends what Lower did, by the same goroutine, and reports whether it could: else the goroutine keeps its thread, which ends with it, and
+// should end soon.
+func (t *Threads) Raise() bool {
+	if !t.raises || unix.Setpriority(unix.PRIO_PROCESS, 0, t.normal) != nil {
+		return false
 	}
 	goruntime.UnlockOSThread()
-	return nil
+	return true
 }

@@ -15,11 +15,11 @@ var errNoPriorities = fmt.Errorf("priorities of threads: %w", errors.ErrUnsuppor
 // OpenThreads fails: only Linux has priorities of threads.
 func OpenThreads() (*Threads, error) { return nil, errNoPriorities }
 
-// ProbeThreads reports why OpenThreads would fail.
+// ProbeThreads fails like OpenThreads.
 func ProbeThreads() error { return errNoPriorities }
 
 // Lower fails.
 func (*Threads) Lower() error { return errNoPriorities }
 
-// Raise fails.
-func (*Threads) Raise() error { return errNoPriorities }
+// Raise cannot do anything.
+func (*Threads) Raise() bool { return false }
