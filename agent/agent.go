@@ -73,6 +73,7 @@ type Options struct {
 	Idle       time.Duration // a job unused for so long keeps none ahead; 0 means one minute
 	// Processor is shared by the guests of all jobs. nil: one with fewer tokens than GOMAXPROCS, which has to be at least 2.
 	Processor *processor.Processor
+	Apart     bool         // each request has a goroutine of its own while a guest runs for it, whose thread may end with it
 	Clock     clock.Clock  // nil means the system clock
 	Log       *slog.Logger // nil means slog.Default()
 }
@@ -121,6 +122,7 @@ type job struct {
 	task     *task              // nil while the first one starts
 	ready    chan struct{}      // closed when the first task is there, or could not be made
 	failure  *wire.Problem
+	starting chan struct{} // while wanted is started, or is to be again: closed when others need not wait for it any more; else nil
 	follow   *following
 	running  *running
 }
@@ -444,7 +446,12 @@ func (a *Agent) assign(as wire.Assignment) <-chan struct{} {
 		a.started(as, nil)
 		return closedChannel
 	}
-	j.wanted = as
+	if t == nil && j.starting != nil && sameAssignment(j.wanted, as) {
+		done := j.starting
+		a.mu.Unlock()
+		return done
+	}
+	j.wanted, j.starting = as, nil
 	if t != nil {
 		old := a.installLocked(j, t)
 		a.mu.Unlock()
@@ -461,16 +468,26 @@ func (a *Agent) assign(as wire.Assignment) <-chan struct{} {
 			j.manifest = m
 		}
 	}
+	done := make(chan struct{})
+	j.starting = done
 	a.mu.Unlock()
 	a.publish()
-	done := make(chan struct{})
 	a.background.Go(func() {
 		release := sync.OnceFunc(func() { close(done) })
 		defer release()
 		for wait := retryStart; ; wait = min(2*wait, maxRetryStart) {
+			a.mu.RLock()
+			still := a.jobs[as.Job] == j && j.starting == done
+			a.mu.RUnlock()
+			if !still {
+				return
+			}
 			t, err := a.build(as)
 			a.mu.Lock()
-			still := a.jobs[as.Job] == j && sameAssignment(j.wanted, as)
+			still = a.jobs[as.Job] == j && j.starting == done
+			if still && (err == nil || startProblem(err).Status != http.StatusServiceUnavailable) {
+				j.starting = nil
+			}
 			if err == nil && still {
 				old := a.installLocked(j, t)
 				a.mu.Unlock()
@@ -480,6 +497,7 @@ func (a *Agent) assign(as wire.Assignment) <-chan struct{} {
 			if err == nil {
 				a.mu.Unlock()
 				t.retire()
+				a.forget(as.Job)
 				return
 			}
 			problem := startProblem(err)

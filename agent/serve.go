@@ -116,25 +116,25 @@ const shortLimit = time.Minute
 // errDeadline is the cause of an invocation's context past its deadline.
 var errDeadline = fmt.Errorf("the invocation's deadline passed: %w", context.DeadlineExceeded)
 
-// Serve has a task of the job answer r on w. An error is a *wire.Problem to answer with, a context's cause if the client left, or a defect of
-// ours.
-func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request) (wire.Served, error) {
+// Serve has a task of the job answer r on w. sent says that a status went out. An error is a *wire.Problem to answer
+// with, a context's cause if the client left, or a defect of ours.
+func (a *Agent) Serve(name string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request) (sent bool, err error) {
 	return a.serve(name, info, w, r, false)
 }
 
 // serve is Serve. A queued request waits for its slot in the same line, but for as long as it takes: its time begins then.
-func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request, queued bool) (served wire.Served, err error) {
+func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request, queued bool) (sent bool, err error) {
 	began := a.opts.Clock.Now()
 	t, j, err := a.enter(r.Context(), name)
 	if err != nil {
 		a.opts.Recorder.Invocation(r.Context(), name, "rejected", false, 0)
-		return served, err
+		return false, err
 	}
 	defer a.inflight.Done()
 	defer t.leave()
 	if max := int64(t.limits.Request); r.ContentLength > max {
 		a.opts.Recorder.Invocation(r.Context(), name, "rejected", false, 0)
-		return served, tooLarge(max)
+		return false, tooLarge(max)
 	}
 	if !queued { // whoever sends these is no queue
 		delete(r.Header, wire.HeaderAttempt)
@@ -143,7 +143,7 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 		delete(r.Header, wire.HeaderScheduled)
 	} else {
 		if err := t.slots.take(r.Context(), true); err != nil {
-			return served, err
+			return false, err
 		}
 		defer t.slots.give()
 		began = a.opts.Clock.Now()
@@ -180,10 +180,10 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	if err != nil {
 		a.opts.Recorder.Invocation(ctx, name, "rejected", false, 0)
 		if errors.Is(err, errQueueFull) {
-			return served, &wire.Problem{Code: "queue-full", Status: http.StatusTooManyRequests, Title: "Too many requests",
+			return false, &wire.Problem{Code: "queue-full", Status: http.StatusTooManyRequests, Title: "Too many requests",
 				Detail: fmt.Sprintf("%d invocations run and %d wait, which is as many as the job allows", t.limits.Concurrency, max(t.limits.Queue, 0))}
 		}
-		return served, failureOf(r.Context(), err)
+		return false, failureOf(r.Context(), err)
 	}
 	if !queued {
 		defer t.slots.give()
@@ -197,19 +197,21 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 
 	var result guest.Result
 	cold := false
-	turn, err := t.program.Turn(ctx, r)
-	if err == nil {
+	a.run(func() {
+		var turn guest.Turn
+		if turn, err = t.program.Turn(ctx, r); err != nil {
+			return
+		}
 		defer turn.End() // mostly the sandbox's by then
 		var m made
-		if m, cold, err = t.take(ctx, &turn); err == nil {
-			result, err = m.sandbox.ServeInTurn(ctx, w, r, info, &turn)
-			a.opts.Recorder.CPU(ctx, name, result.CPU)
-			served.Sent = result.HeadSent
-			served.Behind = t.back(m, err == nil && result.Reusable)
-		} else {
+		if m, cold, err = t.take(ctx, &turn); err != nil {
 			err = fmt.Errorf("start a sandbox: %w", err)
+			return
 		}
-	}
+		result, err = m.sandbox.ServeInTurn(ctx, w, r, info, &turn)
+		a.opts.Recorder.CPU(ctx, name, result.CPU)
+		t.back(m, err == nil && result.Reusable)
+	})
 	if result.LogDropped > 0 {
 		a.system(name, t.assigned.Version, info.Invocation, "warn", fmt.Sprintf("%d bytes of log were dropped: the limit is %d", result.LogDropped, int64(t.limits.Log)))
 	}
@@ -222,7 +224,25 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 		outcome, answer = t.judge(r.Context(), err, info.Invocation)
 	}
 	a.opts.Recorder.Invocation(ctx, name, outcome, cold, a.opts.Clock.Now().Sub(began))
-	return served, answer
+	return result.HeadSent, answer
+}
+
+// run calls f, which runs a guest: in a goroutine of its own if its thread may have to end with that. f's panic is the caller's.
+func (a *Agent) run(f func()) {
+	if !a.opts.Apart {
+		f()
+		return
+	}
+	var panicked any
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() { panicked = recover() }()
+		f()
+	}()
+	if <-done; panicked != nil {
+		panic(panicked)
+	}
 }
 
 func tooLarge(max int64) *wire.Problem {

@@ -182,7 +182,8 @@ func hopsOf(ctx context.Context) int {
 }
 
 // allowance is how many requests one invocation may enqueue: maxEnqueued if it came from outside, a tenth for each guest that led to it,
-// but at least one. So no request leads to more than about six million others, however its guests go on.
+// but at least one. So the number that one request leads to does not grow with each of them without end; attempts and invoked jobs multiply it, and
+// what bounds it in fact is how fast the guests of a job may enqueue, and how long queues are.
 func allowance(hops int) int {
 	n := maxEnqueued
 	for range min(hops, envelope.MaxHops) {
@@ -234,8 +235,8 @@ func (s *services) Invoke(ctx context.Context, job string, r *http.Request) (*ht
 	info := guest.ServeInfo{Scheme: "http", RemoteAddr: "127.0.0.1:0", Invocation: string(ids.NewInvocation())}
 	r = r.Clone(ctx)
 	s.task.agent.background.Go(func() {
-		served, err := s.task.agent.Serve(job, info, w, r)
-		w.finish(served.Sent, err)
+		sent, err := s.task.agent.Serve(job, info, w, r)
+		w.finish(sent, err)
 	})
 	select {
 	case <-w.head:

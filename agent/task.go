@@ -116,13 +116,7 @@ func (t *task) take(ctx context.Context, turn *guest.Turn) (m made, cold bool, e
 	m, ok := t.pool.pop()
 	if !ok {
 		turn.End()
-		// In a goroutine of its own: one that starts a guest for long may end up behind others.
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			m, err = t.make(ctx)
-		}()
-		if <-done; err != nil {
+		if m, err = t.make(ctx); err != nil {
 			t.pool.end()
 		}
 	}
@@ -131,17 +125,15 @@ func (t *task) take(ctx context.Context, turn *guest.Turn) (m made, cold bool, e
 }
 
 // back ends what take began: the sandbox waits for the next invocation, or is closed. Under isolation: task it is kept if it may serve again as it
-// is, else if it returns to its image. behind is Sandbox.Behind, of what was done with it since take.
-func (t *task) back(m made, reusable bool) (behind bool) {
+// is, else if it returns to its image.
+func (t *task) back(m made, reusable bool) {
 	t.pool.end()
 	if !t.keep {
 		reusable = t.wants(m) && t.returned(m)
 	}
-	behind = m.sandbox.Behind()
 	if m.bytes = int64(m.sandbox.PrivateBytes()); !reusable || !t.put(m) {
 		t.discard(m)
 	}
-	return behind
 }
 
 // put has a sandbox wait; false if it must not.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/ripstop-vm/ripstop/broker"
@@ -26,6 +27,7 @@ type NewInvocation struct {
 	Attempts  int
 	ResultTTL time.Duration
 	Callback  string // URL, which the job's fetch grant has to allow; empty: none
+	From      string // the job whose guest asks for it; empty: somebody with a token does
 }
 
 // JobQueue names the queue of a job. It carries the job's ID, so that a job never sees what was queued for another one that
@@ -35,8 +37,15 @@ func JobQueue(j Job) broker.Job { return broker.Job{Entitlement: j.Entitlement, 
 // callbackAttempts bounds how often the end of an invocation is told to somebody who does not take it.
 const callbackAttempts = 8
 
-// Enqueue queues a request for a job, and returns once it is durable. One whose ID or key is known stays as it was.
+// ours begins the orders and keys of schedules.
+const ours = "@"
+
+// Enqueue queues a request for a job, and returns once it is durable. One whose ID or key is known stays as it was. Orders and keys that begin
+// with an @ are refused: they are those of schedules.
 func (s *Store) Enqueue(ctx context.Context, job string, v NewInvocation) (broker.Receipt, error) {
+	if strings.HasPrefix(v.Order, ours) || strings.HasPrefix(v.Key, ours) {
+		return broker.Receipt{}, unfit(fmt.Errorf("%w: an order or idempotency key that begins with %s belongs to a schedule", broker.ErrInvalid, ours))
+	}
 	now, q, err := s.queueOf(ctx, job)
 	if err != nil {
 		return broker.Receipt{}, err
@@ -49,6 +58,9 @@ func (s *Store) enqueue(ctx context.Context, now state, q broker.Job, v NewInvoc
 	settings.Fill(job) // of a version from before there were queues
 	order := v.Order
 	if settings.Queue.Ordered {
+		if v.Delay > 0 && v.From != "" && v.From != job {
+			return broker.Receipt{}, unfit(fmt.Errorf("%w: job %s runs its queue in order (queue.ordered), and another job's delay would hold it up", broker.ErrInvalid, job))
+		}
 		order = "*"
 	}
 	one := broker.Invocation{ID: v.ID, Priority: v.Priority, Order: order, Delay: v.Delay, Key: v.Key, MaxAttempts: v.Attempts, ResultTTL: v.ResultTTL,

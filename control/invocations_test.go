@@ -191,3 +191,29 @@ func TestTheQueueOfARemovedJobIsSwept(t *testing.T) {
 		t.Errorf("%d jobs are still to be forgotten, %v", len(list), err)
 	}
 }
+
+// A job that may enqueue for another, or whoever has a token, must not have its schedules or its whole queue wait.
+func TestNobodyHoldsASchedulesOrderOrAnotherJobsQueueUp(t *testing.T) {
+	w := newWorld(t)
+	w.deploy("open", "x", &manifest.Manifest{})
+	w.deploy("ordered", "x", &manifest.Manifest{Queue: manifest.Queue{Ordered: true}})
+	for name, test := range map[string]struct {
+		job     string
+		v       NewInvocation
+		refused bool
+	}{
+		"a schedule's order":             {"open", NewInvocation{Order: "@nightly"}, true},
+		"a schedule's key":               {"open", NewInvocation{Key: "@nightly/x"}, true},
+		"an order of its own":            {"open", NewInvocation{Order: "nightly", Delay: time.Hour}, false},
+		"a delay of another job's guest": {"ordered", NewInvocation{From: "open", Delay: time.Second}, true},
+		"none of another job's guest":    {"ordered", NewInvocation{From: "open"}, false},
+		"a delay of its own guest":       {"ordered", NewInvocation{From: "ordered", Delay: time.Second}, false},
+		"a delay of somebody's":          {"ordered", NewInvocation{Delay: time.Second}, false},
+	} {
+		test.v.Request = posting("x").Request
+		_, err := w.Enqueue(t.Context(), test.job, test.v)
+		if (err != nil) != test.refused || test.refused && !errors.Is(err, broker.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -184,14 +184,14 @@ func (s *Store) fireOne(ctx context.Context, current state, q broker.Job, m mani
 			return err
 		}
 	}
-	v := NewInvocation{ID: id, Key: "@" + m.Name + "/" + at.UTC().Format(time.RFC3339), Request: envelope.Request{Method: m.Method, Target: m.Path, Body: []byte(m.Body), Header: http.Header{}}}
+	v := NewInvocation{ID: id, Key: ours + m.Name + "/" + at.UTC().Format(time.RFC3339), Request: envelope.Request{Method: m.Method, Target: m.Path, Body: []byte(m.Body), Header: http.Header{}}}
 	for name, value := range m.Headers {
 		v.Request.Header.Set(name, value)
 	}
 	v.Request.Header.Set(wire.HeaderSchedule, m.Name)
 	v.Request.Header.Set(wire.HeaderScheduled, at.UTC().Format(time.RFC3339))
 	if m.Overlap == manifest.OverlapWait {
-		v.Order = "@" + m.Name
+		v.Order = ours + m.Name
 	}
 	if ttl := time.Duration(current.version.Manifest.Queue.TTL); ttl < scheduledTTL {
 		v.ResultTTL = scheduledTTL

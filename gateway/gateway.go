@@ -39,9 +39,10 @@ const (
 
 // Agent serves requests with the tasks it runs.
 type Agent interface {
-	// Serve has a task of job answer r on w; info.Deadline is the agent's to set. When err is not nil and nothing was sent, the caller answers
-	// with it: a *wire.Problem as it is, anything else as a 500 that says nothing more.
-	Serve(job string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request) (wire.Served, error)
+	// Serve has a task of job answer r on w; info.Deadline is the agent's to set. sent says that a status went out; when
+	// err is not nil and nothing was sent, the caller answers with it: a *wire.Problem as it is, anything else as a 500
+	// that says nothing more.
+	Serve(job string, info guest.ServeInfo, w http.ResponseWriter, r *http.Request) (sent bool, err error)
 }
 
 // Recorder takes note of requests answered. Its methods do not wait.
@@ -132,16 +133,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	served, err := h.opts.Agent.Serve(job, guest.ServeInfo{ScriptName: m.Prefix, Scheme: scheme, RemoteAddr: r.RemoteAddr, Invocation: id, EndsConnection: r.ProtoMajor == 1}, rec, r)
+	sent, err := h.opts.Agent.Serve(job, guest.ServeInfo{ScriptName: m.Prefix, Scheme: scheme, RemoteAddr: r.RemoteAddr, Invocation: id}, rec, r)
 	if err != nil && span != nil {
 		span.SetStatus(codes.Error, "")
 	}
-	if served.Behind {
-		endConnection(rec, r)
-	}
 	switch {
 	case err == nil:
-	case served.Sent || rec.status != 0:
+	case sent || rec.status != 0:
 		// The client has a status already and may have taken part of the body: only a broken connection tells it that
 		// the rest is missing.
 		panic(http.ErrAbortHandler)
@@ -151,36 +149,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	default:
 		h.answer(rec, r, id, problem(err, h.opts.Log, id, job))
-	}
-}
-
-// endConnection has r be the last request of its connection, whose goroutine ends with it. Over HTTP/2 each request has a goroutine of its own.
-func endConnection(w *statusWriter, r *http.Request) {
-	if r.ProtoMajor != 1 {
-		return
-	}
-	header := w.Header()
-	if w.status == 0 {
-		header["Connection"] = []string{"close"}
-	} else if header["Connection"] == nil {
-		// The client was promised more. The server finishes this answer and finds that nothing follows, which looks to the client like a
-		// connection that was idle for too long.
-		if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
-			endReading(conn)
-		}
-	}
-}
-
-// connKey is of a request's connection, in its context.
-type connKey struct{}
-
-// endReading has reads from a connection find its end.
-func endReading(conn net.Conn) {
-	for outer, ok := conn.(interface{ NetConn() net.Conn }); ok; outer, ok = conn.(interface{ NetConn() net.Conn }) { // TLS, a gate
-		conn = outer.NetConn()
-	}
-	if half, ok := conn.(interface{ CloseRead() error }); ok {
-		_ = half.CloseRead() // a connection that is broken ends anyway
 	}
 }
 
@@ -312,7 +280,6 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 		IdleTimeout:       2 * time.Minute,
 		WriteTimeout:      2 * time.Minute, // of answers of our own; the agent sets another for each invocation
 		MaxHeaderBytes:    MaxHeaderBytes,
-		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
@@ -355,9 +322,6 @@ type gatedConn struct {
 	closed atomic.Bool
 	free   func()
 }
-
-// NetConn is the connection itself.
-func (c *gatedConn) NetConn() net.Conn { return c.Conn }
 
 // ReadFrom keeps the kernel's own copying for large bodies.
 func (c *gatedConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }

@@ -1,14 +1,11 @@
 package gateway
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -87,9 +84,8 @@ func FuzzMatch(f *testing.F) {
 
 type agentFunc func(guest.ServeInfo, http.ResponseWriter, *http.Request) (bool, error)
 
-func (f agentFunc) Serve(_ string, inv guest.ServeInfo, w http.ResponseWriter, r *http.Request) (wire.Served, error) {
-	sent, err := f(inv, w, r)
-	return wire.Served{Sent: sent, Behind: r.URL.Query().Has("behind")}, err
+func (f agentFunc) Serve(_ string, inv guest.ServeInfo, w http.ResponseWriter, r *http.Request) (bool, error) {
+	return f(inv, w, r)
 }
 
 func handler(t *testing.T, f agentFunc) *Handler {
@@ -218,56 +214,5 @@ func TestAClientThatLeavesEndsTheInvocationsContext(t *testing.T) {
 	case <-left:
 	case <-time.After(10 * time.Second):
 		t.Fatal("the invocation was not cancelled")
-	}
-}
-
-// A connection's goroutine that a guest left behind others serves nobody else, whether or not the client was told so in the answer's head.
-func TestAConnectionWhoseGoroutineIsBehindOthersEnds(t *testing.T) {
-	h := handler(t, func(_ guest.ServeInfo, w http.ResponseWriter, r *http.Request) (bool, error) {
-		switch r.URL.Path {
-		case "/j/fails":
-			return false, errors.New("x")
-		case "/j/said":
-			w.Header()["Connection"] = []string{"close"}
-		}
-		_, err := io.WriteString(w, strings.Repeat("x", 1<<16))
-		return true, err
-	})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := NewServer(h, slog.New(slog.DiscardHandler))
-	go func() { _ = s.Serve(Gate(l, 10)) }()
-	defer s.Close()
-	for _, test := range []struct {
-		path       string
-		told, ends bool
-	}{{"/j/", false, false}, {"/j/?behind", false, true}, {"/j/said?behind", true, true}, {"/j/fails?behind", true, true}, {"/j/fails", false, false}} {
-		c, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		in := bufio.NewReader(c)
-		ask := func() (*http.Response, error) {
-			_, _ = fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", test.path)
-			resp, err := http.ReadResponse(in, nil)
-			if err == nil {
-				_, err = io.Copy(io.Discard, resp.Body)
-			}
-			return resp, err
-		}
-		resp, err := ask()
-		if err != nil || resp.Close != test.told {
-			t.Fatalf("%s: %+v, %v", test.path, resp, err)
-		}
-		if test.ends {
-			if _, err := in.ReadByte(); err != io.EOF {
-				t.Errorf("%s: after its answer the connection says %v", test.path, err)
-			}
-		} else if _, err := ask(); err != nil {
-			t.Errorf("%s: the connection is over: %v", test.path, err)
-		}
-		_ = c.Close()
 	}
 }

@@ -25,8 +25,8 @@ const (
 	enqueueBurst = 2000
 )
 
-// guestKey is the idempotency key that a queue keeps for one that a guest gave. It belongs to the guest's job: a job must not learn of another's
-// invocations, or take their place, by guessing keys.
+// guestKey is the idempotency key, or the order, that a queue keeps for one that a guest gave. It belongs to the guest's job: a job must not learn
+// of another's invocations, take their place, or hold them up, by guessing keys.
 func guestKey(job, key string) string {
 	if key == "" {
 		return ""
@@ -79,7 +79,7 @@ func (w *worker) enqueue(rw http.ResponseWriter, r *http.Request, job string, g 
 // one is checked as for everybody.
 func queuedBy(job string, r *http.Request, g *policy.Grants, now time.Time) (control.NewInvocation, error) {
 	q := r.URL.Query()
-	v := control.NewInvocation{Key: guestKey(job, q.Get("key")), Order: q.Get("order"), Callback: q.Get("callback")}
+	v := control.NewInvocation{Key: guestKey(job, q.Get("key")), Order: guestKey(job, q.Get("order")), From: job, Callback: q.Get("callback")}
 	if v.Callback != "" {
 		to, err := url.Parse(v.Callback)
 		if err != nil {

@@ -68,7 +68,7 @@ func TestAWorkerEnqueuesOnlyWhatTheVersionItNamesWasGranted(t *testing.T) {
 		t.Errorf("%d %q", rec.Code, rec.Body)
 	}
 	good.Deadline = now.Now().Add(time.Hour)
-	want := control.NewInvocation{Request: good, Key: "j/k", Order: "o", Priority: 7, Delay: time.Second, Callback: "https://hooks.example/x"}
+	want := control.NewInvocation{Request: good, Key: "j/k", Order: "j/o", From: "j", Priority: 7, Delay: time.Second, Callback: "https://hooks.example/x"}
 	if len(m.queued) != 1 || !reflect.DeepEqual(m.queued[0], want) {
 		t.Errorf("queued as %+v, want %+v", m.queued, want)
 	}

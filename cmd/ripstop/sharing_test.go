@@ -4,15 +4,11 @@ package main
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
-
-	w "github.com/ripstop-vm/ripstop/internal/wasmtest"
-	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // metric is the value of a series whose labels hold all of these; -1 if there is none.
@@ -92,36 +88,4 @@ func TestEndlessJobsShareTheProcessorByWeight(t *testing.T) {
 		}
 	}
 	t.Logf("%.2f : %.2f : %.2f s", share[0], share[1], share[2])
-}
-
-// Where the thread of a guest that computed for long cannot be raised again, it ends with the connection, which the answer says.
-func TestAnAnswerThatTookLongWorkEndsItsConnectionWhereThreadsStayBehind(t *testing.T) {
-	s := startServer(t)
-	const buffer, capacity, answer = 4 << 10, 4 << 10, 16 << 10
-	response := w.TaskResponse(200, "content-type", "text/plain", "done")
-	task := func(turns int32) []byte {
-		work := w.Loop(w.LocalGet(1), w.I32Const(1), []byte{w.I32Add}, w.LocalSet(1), w.LocalGet(1), w.I32Const(turns), []byte{0x49, 0x0d, 0}) // i32.lt_u, br_if 0
-		return (&w.Module{
-			Memory: []uint32{1},
-			Data:   []w.Data{{Offset: answer, Bytes: response}},
-			Funcs: []w.Func{
-				{Export: "ripstop_buffer", Type: w.Type{Results: []byte{w.I64}}, Body: w.I64Const(buffer<<32 | capacity)},
-				{Export: "ripstop_handle", Type: w.Type{Params: []byte{w.I32}, Results: []byte{w.I64}}, Locals: []byte{w.I32},
-					Body: w.Cat(work, w.I64Const(answer<<32|int64(len(response))))},
-			},
-		}).Bytes()
-	}
-	s.deploy("short", task(10), "")
-	s.deploy("long", task(1<<25), "limits: {time: 20s}\n")
-	for job, behind := range map[string]bool{"short": false, "long": processor.ProbeThreads() != nil} {
-		resp, err := http.Get("http://" + s.ingress + "/" + job + "/")
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err := io.ReadAll(resp.Body)
-		_ = resp.Body.Close()
-		if err != nil || string(body) != "done" || resp.Close != behind {
-			t.Errorf("%s: %q, %v; the connection ends: %v, and should: %v", job, body, err, resp.Close, behind)
-		}
-	}
 }

@@ -70,7 +70,7 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	}
 	log = log.With("process", "worker")
 	slog.SetDefault(log)
-	shared, err := processors(log)
+	shared, apart, err := processors(log)
 	if err != nil {
 		return err
 	}
@@ -100,8 +100,8 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	}
 	var handler *gateway.Handler
 	a, err := agent.Open(ctx, agent.Options{
-		Processor: shared,
-		Link:      link, CodeDirs: c.CodeDirs, Program: program, Volumes: c.Volumes, ReadOnly: c.ReadOnly, Log: log, Recorder: tel.Tasks(), Tracer: tel.Tracer(),
+		Processor: shared, Apart: apart,
+		Link: link, CodeDirs: c.CodeDirs, Program: program, Volumes: c.Volumes, ReadOnly: c.ReadOnly, Log: log, Recorder: tel.Tasks(), Tracer: tel.Tracer(),
 		Routes: func(jobs map[string][]manifest.Route) { handler.SetRoutes(routesOf(jobs, log)) },
 	})
 	if err != nil {
@@ -162,8 +162,9 @@ func runWorker(ctx context.Context, c workerConfig) error {
 // processors has guests run on as many Ps as there are cores, or as the process may use of them. GOMAXPROCS is that twice, and one more: a guest
 // that lost its turn goes on up to its next tick, which takes a while where the kernel runs others first, and what is left keeps Go's scheduler
 // looking after the network. What the environment says stays, as far as guests can run at all. Guests that compute for long do so behind requests;
-// where the priority of threads cannot be lowered, they leave one core to others instead.
-func processors(log *slog.Logger) (*processor.Processor, error) {
+// where the priority of threads cannot be lowered, they leave one core to others instead. apart says that a thread that was lowered has to end with
+// its goroutine.
+func processors(log *slog.Logger) (shared *processor.Processor, apart bool, err error) {
 	procs := goruntime.GOMAXPROCS(0)
 	tokens := procs
 	if os.Getenv("GOMAXPROCS") == "" {
@@ -179,11 +180,12 @@ func processors(log *slog.Logger) (*processor.Processor, error) {
 	threads, err := processor.OpenThreads()
 	if err != nil {
 		log.Info("guests that compute for long run on one core fewer", "reason", err)
-		return processor.New(processor.Options{Tokens: tokens, Longs: max(tokens-1, 1)})
+		shared, err = processor.New(processor.Options{Tokens: tokens, Longs: max(tokens-1, 1)})
+		return shared, false, err
 	}
 	var lowered sync.Once // it is said once: a failure repeats itself
-	return processor.New(processor.Options{
-		Tokens: tokens,
+	shared, err = processor.New(processor.Options{
+		Tokens: tokens, Undone: threads.Raises(),
 		OnLong: func() bool {
 			err := threads.Lower()
 			if err != nil {
@@ -191,8 +193,9 @@ func processors(log *slog.Logger) (*processor.Processor, error) {
 			}
 			return err == nil
 		},
-		OnLongEnd: func() (behind bool) { return !threads.Raise() },
+		OnLongEnd: func() { threads.Raise() },
 	})
+	return shared, !threads.Raises(), err
 }
 
 // taken is run once the wall stands. Only tests set it: it stands for a worker that a guest has taken over.

@@ -89,12 +89,6 @@ type Problem struct {
 
 func (p *Problem) Error() string { return p.Detail }
 
-// Served says how a request was answered by an agent in the same process.
-type Served struct {
-	Sent   bool // a status went out
-	Behind bool // the goroutine runs behind others from now on, and should serve nobody else
-}
-
 // Paths of the short requests, and the headers of those made for a guest.
 const (
 	PathOrders  = "/orders"

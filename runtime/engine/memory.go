@@ -6,7 +6,8 @@ import (
 )
 
 // OwnMemory is a Memory that begins empty. Where the operating system can, addresses for as much as it may have are reserved when it first grows:
-// it never moves then, takes only what the guest touches, and what it held goes at once when it is closed. Elsewhere it is of Go's heap.
+// it never moves then, takes only what the guest touches, and what it held goes at once when it is closed. Elsewhere, and where maxReserved others
+// have addresses, it is of Go's heap.
 type OwnMemory struct {
 	max    uint64 // bytes
 	buf    []byte
@@ -45,4 +46,14 @@ func (m *OwnMemory) Close() error {
 	}
 	m.buf, m.max = nil, 0
 	return m.all.release()
+}
+
+// longer makes buf, of Go's heap, longer: by a quarter more, so that a guest that grows page by page does not copy its memory each time.
+func longer(buf []byte, size, max uint64) []byte {
+	if size <= uint64(cap(buf)) {
+		return buf[:size]
+	}
+	to := make([]byte, size, min(max, size+size/4))
+	copy(to, buf)
+	return to
 }

@@ -5,6 +5,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,16 +14,32 @@ import (
 type reservation struct {
 	addresses []byte
 	open      uint64
+	heap      bool // there are none: memory is of Go's heap
 }
 
+// maxReserved is how many memories have addresses reserved at once. Each takes two of the mappings that the kernel allows a process, 65,530
+// as it comes, of which most are for images.
+const maxReserved = 2048
+
+var reserved atomic.Int64
+
 // extend makes buf, which lies at the beginning, size bytes long. At most max are ever asked for.
-func (r *reservation) extend(_ []byte, size, max uint64) ([]byte, error) {
+func (r *reservation) extend(buf []byte, size, max uint64) ([]byte, error) {
+	if r.addresses == nil && !r.heap && reserved.Add(1) > maxReserved {
+		reserved.Add(-1)
+		r.heap = true
+	}
+	if r.heap {
+		return longer(buf, size, max), nil
+	}
 	if r.addresses == nil {
 		if max > 1<<46 {
+			reserved.Add(-1)
 			return nil, fmt.Errorf("%d bytes of addresses are too many", max)
 		}
 		m, err := unix.Mmap(-1, 0, int(max), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
 		if err != nil {
+			reserved.Add(-1)
 			return nil, fmt.Errorf("reserve %d bytes of addresses: %w", max, err)
 		}
 		r.addresses = m
@@ -42,6 +59,7 @@ func (r *reservation) release() error {
 	if all == nil {
 		return nil
 	}
+	reserved.Add(-1)
 	err := Discard(all[:r.open])
 	r.addresses, r.open = nil, 0
 	if e := unix.Munmap(all); e != nil {

@@ -113,9 +113,6 @@ type ServeInfo struct {
 	RemoteAddr string    // the client's address, host:port; empty means the request's own
 	Invocation string    // id of the invocation
 	Deadline   time.Time // when the invocation will be ended; the guest learns how much time is left; zero means it does not
-	// EndsConnection says that the goroutine that calls Serve is of a connection of HTTP/1.1, and ends with it: the response says that the connection
-	// is closed if the goroutine is behind others (Sandbox.Behind).
-	EndsConnection bool
 }
 
 // Result is what is known of a request that was served, whether or not it went well.

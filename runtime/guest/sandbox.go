@@ -30,7 +30,6 @@ type Sandbox struct {
 	closed  atomic.Bool
 	run     *processor.Run // its turns at the processor; nil without Options.Share. It is in only while the guest runs or starts
 	in      bool           // run has entered
-	behind  bool           // who left it last has a thread that stays behind others
 
 	// of a task
 	handle  *runtime.Function
@@ -165,17 +164,6 @@ func (s *Sandbox) leave() {
 	}
 	s.in = false
 	leave(s.run)
-	if s.run != nil && s.run.Behind() {
-		s.behind = true
-	}
-}
-
-// Behind reports whether a goroutine that called Serve or Return since the last Behind runs behind others from now on, as its guest computed for
-// long. It should end soon: its thread ends with it. What it does until then is slow on a busy machine.
-func (s *Sandbox) Behind() bool {
-	behind := s.behind
-	s.behind = false
-	return behind
 }
 
 func enter(ctx context.Context, r *processor.Run, most time.Duration) error {

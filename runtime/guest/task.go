@@ -95,9 +95,6 @@ func (s *Sandbox) serveTask(inv *invocation, in *clientBody, r *http.Request, in
 	if err != nil {
 		return &BadResponseError{What: err.Error()}
 	}
-	if s.behind && info.EndsConnection {
-		resp.w.Header()["Connection"] = []string{"close"}
-	}
 	return resp.whole(status, h, body)
 }
 

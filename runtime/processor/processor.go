@@ -32,16 +32,18 @@ type Options struct {
 	// Threads.Lower is meant for it. May be nil.
 	OnLong func() bool
 	// OnLongEnd is called once for each such OnLong when its run leaves, by the goroutine that has it leave, which holds no token any more;
-	// it is the same if who runs a guest also leaves. It answers whether the goroutine stays behind others, see Run.Behind. Threads.Raise is
-	// meant for it. May be nil.
-	OnLongEnd func() (behind bool)
-	Clock     clock.Clock // nil means the system clock
+	// it is the same if who runs a guest also leaves. Threads.Raise is meant for it. May be nil.
+	OnLongEnd func()
+	// Undone says that OnLongEnd takes back what OnLong did. It is called when a long run blocks as well then, and OnLong when that goes on to compute.
+	Undone bool
+	Clock  clock.Clock // nil means the system clock
 }
 
 // Processor hands out tokens. Its methods are safe for concurrent use.
 type Processor struct {
 	onLong    func() bool
-	onLongEnd func() bool
+	onLongEnd func()
+	undone    bool
 	now       func() time.Duration
 
 	mu     sync.Mutex
@@ -81,7 +83,7 @@ func New(opts Options) (*Processor, error) {
 		return nil, fmt.Errorf("processor options: %w", errors.Join(errs...))
 	}
 	p := &Processor{
-		onLong: opts.OnLong, onLongEnd: opts.OnLongEnd, now: clock.Elapsed, shares: map[string]*Share{},
+		onLong: opts.OnLong, onLongEnd: opts.OnLongEnd, undone: opts.Undone, now: clock.Elapsed, shares: map[string]*Share{},
 		queue: queue{slice: opts.Slice, long: opts.Long, longs: opts.Longs, free: opts.Tokens, most: min(procs-1-opts.Tokens, opts.Tokens), running: make([]*Run, 0, opts.Tokens)},
 	}
 	if opts.Clock != nil {
@@ -195,7 +197,6 @@ type Run struct {
 	patient bool
 	asked   bool // OnLong was called since it entered; of the run's goroutine
 	told    bool // OnLongEnd is due; of the run's goroutine
-	behind  bool // what it answered; of the run's goroutine
 }
 
 // Run makes a run of the share, outside of it.
@@ -235,7 +236,7 @@ func (r *Run) Enter(ctx context.Context) error {
 		p.mu.Unlock()
 		return ErrEntered
 	}
-	r.old, r.used, r.waited, r.asked, r.behind = false, 0, 0, false, false
+	r.old, r.used, r.waited, r.asked = false, 0, 0, false
 	return r.arriveLocked(ctx, now)
 }
 
@@ -360,7 +361,13 @@ func (r *Run) seenLocked() {
 }
 
 // Block gives the token back before a call that may wait. It does nothing for a run that has none.
-func (r *Run) Block() { r.release(blocked) }
+func (r *Run) Block() {
+	r.release(blocked)
+	if r.share.p.undone {
+		r.endLong()
+		r.asked = false
+	}
+}
 
 // Unblock waits for a token after Block. It fails like Enter; the run is out then, and the guest has to end.
 func (r *Run) Unblock(ctx context.Context) error {
@@ -377,16 +384,17 @@ func (r *Run) Unblock(ctx context.Context) error {
 // Leave gives the token back, if the run holds one, and the run is out. It may be called twice, and after a failed Enter.
 func (r *Run) Leave() {
 	r.release(out)
+	r.endLong()
+}
+
+// endLong calls OnLongEnd if it is due.
+func (r *Run) endLong() {
 	if r.told {
 		if r.told = false; r.share.p.onLongEnd != nil {
-			r.behind = r.share.p.onLongEnd()
+			r.share.p.onLongEnd()
 		}
 	}
 }
-
-// Behind reports whether the goroutine that had the run leave runs behind others from now on, so that it should end soon and leave what is left to
-// do to another. It is read by that goroutine, before the run enters again.
-func (r *Run) Behind() bool { return r.behind }
 
 func (r *Run) release(to state) {
 	p := r.share.p

@@ -560,7 +560,7 @@ func TestLongRunsAreToldOnce(t *testing.T) {
 	procs(t, 2)
 	synctest.Test(t, func(t *testing.T) {
 		told, ended := 0, 0
-		p := newProcessor(t, Options{Tokens: 1, Long: 3, OnLong: func() bool { told++; return true }, OnLongEnd: func() bool { ended++; return false }})
+		p := newProcessor(t, Options{Tokens: 1, Long: 3, OnLong: func() bool { told++; return true }, OnLongEnd: func() { ended++ }})
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
 		r := p.Job("job", 1).Run()
@@ -684,7 +684,7 @@ func TestManyGoroutinesNeverHoldMoreThanTheTokensAndLoseNone(t *testing.T) {
 
 // manyGoroutines has goroutines do all that they can with the processor at once; most of them may have lost their token without knowing.
 func manyGoroutines(t *testing.T, tokens, most int) {
-	p, err := New(Options{Tokens: tokens, Longs: 1, Slice: 20 * time.Microsecond, Long: 2, OnLong: func() bool { return true }, OnLongEnd: func() bool { return true }})
+	p, err := New(Options{Tokens: tokens, Longs: 1, Slice: 20 * time.Microsecond, Long: 2, OnLong: func() bool { return true }, OnLongEnd: func() {}, Undone: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -951,5 +951,49 @@ func TestARunThatLostItsTokenMayDoAnythingBeforeItKnows(t *testing.T) {
 				p.check(t, 1)
 			})
 		}
+	}
+}
+
+// Where OnLong can be taken back it is while the run waits: it may wait for ever, and hold a thread.
+func TestALongRunThatBlocksIsNoneUntilItComputesAgain(t *testing.T) {
+	procs(t, 2)
+	for _, undone := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			lowered := 0
+			p := newProcessor(t, Options{Tokens: 1, Long: 3, Undone: undone, OnLong: func() bool { lowered++; return true }, OnLongEnd: func() { lowered-- }})
+			r := p.Job("job", 1).Run()
+			if err := r.Enter(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			work := func() {
+				for range 5 {
+					time.Sleep(time.Millisecond)
+					if err := r.Tick(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			work()
+			if lowered != 1 {
+				t.Errorf("it computed for long, and is lowered %d times", lowered)
+			}
+			want := 1
+			if undone {
+				want = 0
+			}
+			if r.Block(); lowered != want {
+				t.Errorf("while it blocks it is lowered %d times, want %d", lowered, want)
+			}
+			if err := r.Unblock(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if work(); lowered != 1 {
+				t.Errorf("it computes again, and is lowered %d times", lowered)
+			}
+			if r.Leave(); lowered != 0 {
+				t.Errorf("it left, and is lowered %d times", lowered)
+			}
+			p.check(t, 1)
+		})
 	}
 }

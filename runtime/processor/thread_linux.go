@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	goruntime "runtime"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,7 +13,18 @@ import (
 type Threads struct {
 	normal, low int
 	raises      bool
+	lowered     atomic.Int64
 }
+
+// maxLowered bounds the threads that are lowered at once. A run that waits in a host call may keep its own, and there may be ten thousand of
+// them, which Go would not survive.
+const maxLowered = 256
+
+// errLowered reports that maxLowered threads are lowered.
+var errLowered = fmt.Errorf("%d threads have a lower priority already", maxLowered)
+
+// Raises reports whether Raise can do anything.
+func (t *Threads) Raises() bool { return t.raises }
 
 // lower is how much nicer long runs are than the rest of the process: they get a tenth of what a thread that serves requests gets where
 // both want a core, and are not kept so long from it that the garbage collector, which waits for all, waits for them.
@@ -57,11 +69,16 @@ func priority() (own uint64, limit unix.Rlimit, err error) {
 	return uint64(p), limit, nil
 }
 
-// Lower ties the calling goroutine to its thread and lowers the thread's priority. It does neither if it fails.
+// Lower ties the calling goroutine to its thread and lowers the thread's priority. It does neither if it fails, as when too many are lowered.
 func (t *Threads) Lower() error {
+	if t.lowered.Add(1) > maxLowered {
+		t.lowered.Add(-1)
+		return errLowered
+	}
 	goruntime.LockOSThread()
 	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, t.low); err != nil {
 		goruntime.UnlockOSThread()
+		t.lowered.Add(-1)
 		return fmt.Errorf("lower the thread's priority: %w", err)
 	}
 	return nil
@@ -70,6 +87,7 @@ func (t *Threads) Lower() error {
 // Raise ends what Lower did, by the same goroutine, and reports whether it could: else the goroutine keeps its thread, which ends with it, and
 // should end soon.
 func (t *Threads) Raise() bool {
+	t.lowered.Add(-1)
 	if !t.raises || unix.Setpriority(unix.PRIO_PROCESS, 0, t.normal) != nil {
 		return false
 	}

@@ -1,7 +1,9 @@
 package processor
 
 import (
+	"errors"
 	goruntime "runtime"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -50,4 +52,41 @@ func TestALoweredThreadRunsBehindOthersUntilItIsRaised(t *testing.T) {
 	if own := priority(); own != before {
 		t.Errorf("this thread's niceness is %d; it was %d", own, before)
 	}
+}
+
+func TestOnlySoManyThreadsAreLowered(t *testing.T) {
+	threads, err := OpenThreads()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	var lowered, refused sync.WaitGroup
+	end := make(chan struct{})
+	lowered.Add(maxLowered)
+	for range maxLowered {
+		all.Go(func() { // its thread ends with it
+			if err := threads.Lower(); err != nil {
+				t.Error(err)
+			}
+			lowered.Done()
+			<-end
+			threads.Raise()
+		})
+	}
+	lowered.Wait()
+	refused.Go(func() {
+		if err := threads.Lower(); !errors.Is(err, errLowered) {
+			t.Errorf("one more: %v", err)
+		}
+	})
+	refused.Wait()
+	close(end)
+	all.Wait()
+	all.Go(func() {
+		if err := threads.Lower(); err != nil {
+			t.Errorf("when they have ended: %v", err)
+		}
+		threads.Raise()
+	})
+	all.Wait()
 }

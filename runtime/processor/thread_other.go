@@ -18,6 +18,9 @@ func OpenThreads() (*Threads, error) { return nil, errNoPriorities }
 // ProbeThreads fails like OpenThreads.
 func ProbeThreads() error { return errNoPriorities }
 
+// Raises is false.
+func (*Threads) Raises() bool { return false }
+
 // Lower fails.
 func (*Threads) Lower() error { return errNoPriorities }
 
