@@ -195,6 +195,7 @@ func TestEachProblemIsReportedWhereItIs(t *testing.T) {
 		{"limits: {memory: 0}", "1:18: limits.memory: 0 is out of range: 64KiB to 4GiB is allowed"},
 		{"limits: {time: 5}", "1:16: limits.time: \"5\" is no duration: write it with units, such as 250ms, 10s, 1h30m or 5d"},
 		{"limits: {time: 2h}", "1:16: limits.time: 2h is out of range: 1ms to 1h is allowed"},
+		{"weight: 0", "1:9: weight: 0 is out of range: 1 to 1000 is allowed"},
 		{"weight: 1001", "1:9: weight: 1001 is out of range: 1 to 1000 is allowed"},
 		{"weight: -1", "1:9: weight: -1 is out of range: 1 to 1000 is allowed"},
 		{"limits: {cpu: 1us}", "1:15: limits.cpu: 1µs is out of range: 1ms to 1h is allowed"},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // An Error is one problem of a manifest.
@@ -68,6 +69,9 @@ func Parse(yaml []byte, table *hostcall.Table) (*Manifest, error) {
 	}
 	written(&c, d, "limits", limits, &m.Limits)
 	written(&c, d, "queue", queueLimits, &m.Queue)
+	if _, there := d.values["weight"]; there && m.Weight == 0 && !d.failed["weight"] {
+		c.add("weight", "0 is out of range: %d to %d is allowed", processor.MinWeight, processor.MaxWeight)
+	}
 	c.manifest(m, table)
 	if len(c.errs) > 0 {
 		return nil, join(d.without(c.errs))

@@ -104,6 +104,8 @@ func queueRequest(cmd *cobra.Command, c *client.Client, job, path string, r *htt
 	}
 	switch {
 	case o.wait:
+		// Whoever does not wait for as long as it takes asks for it by this.
+		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "waiting for invocation %s\n", escapeLine(e.Id))
 		if err := waited(cmd.Context(), c, job, e.Id); err != nil {
 			return err
 		}
