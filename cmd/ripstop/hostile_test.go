@@ -143,11 +143,6 @@ func (h hostile) attack(t testing.TB, s *serverProcess, job string) {
 	}
 }
 
-// pause is the longest pause of the worker's collector of late, and how many there were.
-func (s *serverProcess) pause() (longest time.Duration, count float64) {
-	return time.Duration(s.metric("ripstop_worker_go_gc_duration_seconds", `quantile="1"`) * float64(time.Second)), s.metric("ripstop_worker_go_gc_duration_seconds_count")
-}
-
 // Every hostile guest ends with the right error, and its neighbour's requests all succeed. What they measure here is only told: this test runs
 // beside others. TestSoakHostileGuestsDisturbNobody asserts it.
 func TestHostileGuestsEndWithTheRightError(t *testing.T) {

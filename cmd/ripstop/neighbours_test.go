@@ -110,19 +110,3 @@ func middle[T ~int64 | ~float64](of []T) T {
 	slices.Sort(of)
 	return of[len(of)/2]
 }
-
-// within measures until the ratio is at most most, in up to so many tries, and answers the best. A disturbance that is there is there each
-// time; one of the machine's is not.
-func (n *neighbour) within(t testing.TB, most float64, tries, rounds, voices int, noise func()) disturbance {
-	var best disturbance
-	for i := range tries {
-		d := n.disturb(t, rounds, voices, noise)
-		if i == 0 || d.ratio < best.ratio {
-			best = d
-		}
-		if best.ratio <= most {
-			break
-		}
-	}
-	return best
-}

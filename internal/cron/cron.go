@@ -89,14 +89,14 @@ func check(i int, part string) string {
 	f := fields[i]
 	for item := range strings.SplitSeq(part, ",") {
 		span, step, stepped := strings.Cut(item, "/")
-		low, hi := f.low, f.hi
 		if span != "*" {
 			from, to, ranged := strings.Cut(span, "-")
-			var ok bool
-			if low, ok = number(i, from); !ok {
+			low, ok := number(i, from)
+			if !ok {
 				return fmt.Sprintf("%.40q is no %s: %d to %d is allowed%s", from, f.name, f.low, f.hi, namesOf(i))
 			}
-			if hi = low; ranged {
+			hi := low
+			if ranged {
 				if hi, ok = number(i, to); !ok {
 					return fmt.Sprintf("%.40q is no %s: %d to %d is allowed%s", to, f.name, f.low, f.hi, namesOf(i))
 				}
