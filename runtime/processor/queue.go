@@ -10,8 +10,9 @@ import (
 const (
 	// credit is what a share that did nothing may use ahead of those that stayed, in its own time.
 	credit = 1
-	// lag is how far a share that could not use all that its weight gives, for want of runs, may fall behind, in virtual time.
-	lag = 4
+	// lag is how far a share that could not use all that its weight gives may fall behind, in its own time: for want of runs, or because the kernel
+	// kept others, who had its tokens, from their next tick.
+	lag = 50
 	// turns is how many runs of a share in their first slices go ahead of one that is past them.
 	turns = 8
 	// patience is how often a share's turn would have come round, by its weight, before it is served whatever its virtual time. Jobs that
@@ -36,9 +37,13 @@ type queue struct {
 	virtual float64 // of the share served last: where shares that come back begin
 	fluid   float64 // work done, over the weights that it was done for
 	weights float64 // of the shares that have a run which runs or waits
+	typical time.Duration // of a run's time with a token: an average over the last few
 	at      time.Duration
 	arrived uint64 // counts shares that became ready, to break ties
 }
+
+// usual is how long a slice takes: where the kernel runs others before those who hold tokens, longer than it should.
+func (q *queue) usual() time.Duration { return max(q.slice, q.typical) }
 
 // advance notes the work done since the last event.
 func (q *queue) advance(now time.Duration) {
@@ -146,7 +151,7 @@ func (l *runs) remove(r *Run) {
 func (q *queue) arrive(r *Run, now time.Duration) (granted bool, victim *Run) {
 	q.advance(now)
 	a := &r.share.account
-	behind := float64(lag * q.slice)
+	behind := float64(lag*q.usual()) / a.weight
 	if a.active == 0 {
 		behind = float64(credit*q.slice) / a.weight
 	}
@@ -176,7 +181,7 @@ func (q *queue) arrive(r *Run, now time.Duration) (granted bool, victim *Run) {
 // again has a run that lost its token wait for another.
 func (q *queue) again(r *Run, now time.Duration) {
 	a := &r.share.account
-	a.virtual = max(a.virtual, q.virtual-float64(lag*q.slice))
+	a.virtual = max(a.virtual, q.virtual-float64(lag*q.usual())/a.weight)
 	q.moved(r.share)
 	q.join(a)
 	r.since = now
@@ -198,7 +203,7 @@ func (q *queue) wait(r *Run) {
 	}
 	q.arrived++
 	a.order = q.arrived
-	a.limit = q.fluid + float64(patience*q.slice)/a.weight
+	a.limit = q.fluid + float64(patience*q.usual())/a.weight
 	heap.Push(&q.ready, r.share)
 	heap.Push(&q.late, r.share)
 }
@@ -256,6 +261,7 @@ func (q *queue) stop(r *Run, now time.Duration, to state) {
 	q.advance(now)
 	a := &r.share.account
 	used := now - r.started
+	q.typical += (used - q.typical) / 16
 	a.used += used
 	r.used += used
 	a.use(used, now)
@@ -301,7 +307,7 @@ func (q *queue) next(now time.Duration) *Run {
 	r.due = due
 	// The others of its share wait from now on.
 	if s.late >= 0 {
-		s.limit = q.fluid + float64(patience*q.slice)/s.weight
+		s.limit = q.fluid + float64(patience*q.usual())/s.weight
 		heap.Fix(&q.late, s.late)
 	}
 	return r
