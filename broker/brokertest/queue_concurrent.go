@@ -22,6 +22,7 @@ var queueConcurrentCases = map[string]func(queueTest){
 	"workers that stall make nobody else's result wrong": stallingWorkers,
 	"of many who complete one lease one succeeds":        contendedComplete,
 	"of many who enqueue under one key one is first":     contendedKey,
+	"an ID that looks like an answer is an ID":           numberedID,
 	"many who enqueue stay within the limit together":    contendedLimit,
 	"of an order one runs at a time, whoever leases":     contendedOrder,
 	"random calls do what the model does":                queueLikeTheModel,
@@ -185,6 +186,19 @@ func contendedKey(t queueTest) {
 		}
 	}
 	t.leaseIDs(want(100), string(ids[0]))
+}
+
+func numberedID(t queueTest) {
+	for _, id := range []string{"0", "1", "ok", "settle"} {
+		for i, name := range []string{id, "another-of-" + id} {
+			v := invocation(name)
+			v.Key = "key of " + id
+			receipts, err := t.q.Enqueue(t.Context(), broker.Batch{Job: job, Invocations: []broker.Invocation{v}})
+			if err != nil || string(receipts[0].ID) != id || receipts[0].Known != (i > 0) {
+				t.Errorf("%s: %+v, %v", name, receipts, err)
+			}
+		}
+	}
 }
 
 func contendedLimit(t queueTest) {

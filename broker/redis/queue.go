@@ -109,12 +109,13 @@ func (q *Queue) Enqueue(ctx context.Context, b broker.Batch) ([]broker.Receipt, 
 	receipts := make([]broker.Receipt, len(b.Invocations))
 	for i := range receipts {
 		receipts[i].ID = b.Invocations[i].ID
-		switch by := rep.text(1 + i); by {
-		case "", "0":
-		case "1":
-			receipts[i].Known = true
-		default:
-			receipts[i] = broker.Receipt{ID: broker.InvocationID(by), Known: true}
+		if len(rep) == 0 { // all are new
+			continue
+		}
+		if known, ok := rep[1+i].(int64); ok { // an ID may be a number, too
+			receipts[i].Known = known == 1
+		} else {
+			receipts[i] = broker.Receipt{ID: broker.InvocationID(rep.text(1 + i)), Known: true}
 		}
 	}
 	return receipts, nil

@@ -60,7 +60,8 @@ func TestNothingIsLeftOfTenThousandSandboxes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			i, err := m.Instantiate(context.Background(), d, engine.NewMemory(16))
+			mem := engine.NewMemory(16)
+			i, err := m.Instantiate(context.Background(), d, mem)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -68,7 +69,7 @@ func TestNothingIsLeftOfTenThousandSandboxes(t *testing.T) {
 			if err := i.Function("trap").Call(context.Background(), nil); !errors.As(err, &trap) {
 				t.Fatalf("%v", err)
 			}
-			if err := i.Close(); err != nil {
+			if err := errors.Join(i.Close(), mem.Close()); err != nil {
 				t.Fatal(err)
 			}
 		}
