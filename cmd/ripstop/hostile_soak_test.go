@@ -12,7 +12,7 @@ import (
 func TestSoakHostileGuestsDisturbNobody(t *testing.T) {
 	// It takes minutes, and a machine that does nothing else.
 	s := startServer(t, "--compile-time", "1s")
-	s.deploy("quick", w.Task(w.TaskResponse(200, "content-type", "text/plain", "quick"), 1), "")
+	s.deploy("quick", w.Task(w.TaskResponse(200, "content-type", "text/plain", "quick"), 1), "limits: {queue: 1000, time: 1m}\n") // however slow it is, none is refused
 	n := newNeighbour(s, "quick", time.Second)
 	check := func(name string, most float64, voices int, noise func(testing.TB)) {
 		t.Run(name, func(t *testing.T) {

@@ -84,21 +84,21 @@ func hostiles() map[string]hostile {
 	branches := w.Cat(step(7), w.LocalGet(0), w.I32Const(1), []byte{0x71, 0x04, 0x40}, step(3), []byte{0x05}, step(5), []byte{w.End}) // local 0 & 1: if, else
 	return map[string]hostile{
 		"an endless loop":              {hostileModule(forever()).Bytes(), shortTime, "", 504, "deadline", 0, 0},
-		"an endless loop that costs":   {hostileModule(forever()).Bytes(), "limits: {cpu: 100ms}\n", "", 502, "limit", 0, 0},
+		"an endless loop that costs":   {hostileModule(forever()).Bytes(), "limits: {cpu: 100ms, time: 1m}\n", "", 502, "limit", 0, 0},
 		"a loop in start":              {started.Bytes(), "limits: {start: 300ms}\n", "start-timeout", 0, "", 0, 1},
 		"a tree of calls":              {hostileModule(w.Call(5), trees...).Bytes(), shortTime, "", 504, "deadline", 0, 0},
 		"a loop with branches":         {hostileModule(forever(branches)).Bytes(), shortTime, "", 504, "deadline", 0, 0},
 		"a loop that touches pages":    {hostileModule(forever(step(4096), w.LocalGet(0), w.I32Const(all-4096), []byte{0x71}, w.I32Const(1), w.Store(0))).Bytes(), shortTime, "", 504, "deadline", 0, 0},
 		"fills of all memory":          {hostileModule(forever(w.I32Const(0), w.I32Const(1), w.I32Const(all), []byte{0xfc, 11, 0})).Bytes(), shortTime, "", 504, "deadline", 0, 0},
 		"copies of all memory":         {hostileModule(forever(w.I32Const(0), w.I32Const(1), w.I32Const(all-1), []byte{0xfc, 10, 0, 0})).Bytes(), shortTime, "", 504, "deadline", 0, 0},
-		"recursion with many locals":   {hostileModule(w.Call(5), w.Func{Locals: locals, Body: w.Call(5)}).Bytes(), "", "", 502, "trap", 0, 1},
-		"mutual recursion":             {hostileModule(w.Call(5), w.Func{Locals: locals, Body: w.Call(6)}, w.Func{Body: w.Call(5)}).Bytes(), "", "", 502, "trap", 0, 1},
+		"recursion with many locals":   {hostileModule(w.Call(5), w.Func{Locals: locals, Body: w.Call(5)}).Bytes(), "limits: {time: 1m}\n", "", 502, "trap", 0, 1},
+		"mutual recursion":             {hostileModule(w.Call(5), w.Func{Locals: locals, Body: w.Call(6)}, w.Func{Body: w.Call(5)}).Bytes(), "limits: {time: 1m}\n", "", 502, "trap", 0, 1},
 		"growth of memory":             {hostileModule(forever(dropped(w.I32Const(1), w.MemoryGrow()))).Bytes(), "limits: {time: 300ms, memory: 512MiB}\n", "", 504, "deadline", 0, 0},
 		"growth of a table":            {tables.Bytes(), shortTime, "", 504, "deadline", 0, 0},
 		"a jump table in a loop":       {hostileModule(forever(w.Block(w.LocalGet(0), table))).Bytes(), shortTime, "", 504, "deadline", 0, 0},
 		"data segments beyond measure": {floods.Bytes(), "", "module-invalid", 0, "", 3, 1},
 		"many data segments":           {many.Bytes(), shortTime, "", 504, "deadline", 3, 0},
-		"a flood of host calls":        {hostileModule(forever(dropped(w.I32Const(1), w.I64Const(0), w.I32Const(0), w.Call(1)))).Bytes(), "limits: {hostcalls: 100000}\n", "", 502, "limit", 0, 1},
+		"a flood of host calls":        {hostileModule(forever(dropped(w.I32Const(1), w.I64Const(0), w.I32Const(0), w.Call(1)))).Bytes(), "limits: {hostcalls: 100000, time: 1m}\n", "", 502, "limit", 0, 1},
 		"a flood of randomness":        {hostileModule(forever(dropped(w.I32Const(0), w.I32Const(all), w.Call(2)))).Bytes(), shortTime, "", 504, "deadline", 0, 0},
 		"a flood of log": {hostileModule(w.Cat(w.I32Const(0), w.I32Const(64), w.Store(0), w.I32Const(4), w.I32Const(1<<20), w.Store(0),
 			forever(dropped(w.I32Const(2), w.I32Const(0), w.I32Const(1), w.I32Const(8), w.Call(0))))).Bytes(), shortTime, "", 504, "deadline", 0, 0},
@@ -147,7 +147,7 @@ func (h hostile) attack(t testing.TB, s *serverProcess, job string) {
 // beside others. TestSoakHostileGuestsDisturbNobody asserts it.
 func TestHostileGuestsEndWithTheRightError(t *testing.T) {
 	s := startServer(t, "--compile-time", "1s")
-	s.deploy("quick", w.Task(w.TaskResponse(200, "content-type", "text/plain", "quick"), 1), "")
+	s.deploy("quick", w.Task(w.TaskResponse(200, "content-type", "text/plain", "quick"), 1), "limits: {queue: 1000, time: 1m}\n") // however slow it is, none is refused
 	n := newNeighbour(s, "quick", 400*time.Millisecond)
 	worker := s.workerPID()
 	for name, h := range hostiles() {
@@ -180,7 +180,7 @@ func holdOpen(t testing.TB, s *serverProcess, job string) {
 	}
 	defer c.Close()
 	_, _ = io.WriteString(c, "POST /"+job+"/ HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 	b := make([]byte, 64)
 	if k, _ := io.ReadAtLeast(c, b, 12); !strings.HasPrefix(string(b[:k]), "HTTP/1.1 504") && !strings.HasPrefix(string(b[:k]), "HTTP/1.1 429") {
 		t.Errorf("a request held open was answered %q", b[:k])
