@@ -203,6 +203,9 @@ func (v *verifier) tree(root uint64, path [][]byte, depth int, within bounds) er
 	}
 	switch flags {
 	case flagLeaf:
+		if count == 0 && depth > 0 { // only a bucket without anything has an empty page
+			return v.fail(root, "its count %d is wrong", count)
+		}
 		return v.leaf(root, body, count, path, within)
 	case flagBranch:
 	default:
