@@ -34,9 +34,9 @@ type queue struct {
 	running []*Run
 	ready   readyShares
 	late    lateShares
-	virtual float64 // of the share served last: where shares that come back begin
-	fluid   float64 // work done, over the weights that it was done for
-	weights float64 // of the shares that have a run which runs or waits
+	virtual float64       // of the share served last: where shares that come back begin
+	fluid   float64       // work done, over the weights that it was done for
+	weights float64       // of the shares that have a run which runs or waits
 	typical time.Duration // of a run's time with a token: an average over the last few
 	at      time.Duration
 	arrived uint64 // counts shares that became ready, to break ties
