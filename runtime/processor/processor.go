@@ -84,7 +84,7 @@ func New(opts Options) (*Processor, error) {
 	}
 	p := &Processor{
 		onLong: opts.OnLong, onLongEnd: opts.OnLongEnd, undone: opts.Undone, now: clock.Elapsed, shares: map[string]*Share{},
-		queue: queue{slice: opts.Slice, long: opts.Long, longs: opts.Longs, free: opts.Tokens, most: min(procs-1-opts.Tokens, opts.Tokens), running: make([]*Run, 0, opts.Tokens)},
+		queue: queue{slice: opts.Slice, long: opts.Long, longs: opts.Longs, free: opts.Tokens, overlap: min(procs-1-opts.Tokens, opts.Tokens), running: make([]*Run, 0, opts.Tokens)},
 	}
 	if opts.Clock != nil {
 		began := opts.Clock.Now()
@@ -194,9 +194,9 @@ type Run struct {
 
 	end     atomic.Int64 // of the slice
 	preempt atomic.Bool  // it should make way at its next tick
-	patient bool
-	asked   bool // OnLong was called since it entered; of the run's goroutine
-	told    bool // OnLongEnd is due; of the run's goroutine
+	patient bool         // OnLong is called later; set while it is out
+	asked   bool         // OnLong was called since it entered; of the run's goroutine
+	told    bool         // OnLongEnd is due; of the run's goroutine
 }
 
 // Run makes a run of the share, outside of it.
@@ -206,8 +206,8 @@ func (s *Share) Run() *Run { return &Run{share: s, wake: make(chan struct{}, 1)}
 // while the run is out.
 func (r *Run) Bound(most time.Duration) { r.most = most }
 
-// patient is how many times as many slices as others a patient run has before OnLong.
-const patient = 10
+// patienceTimes is how many times as many slices as others a patient run has before OnLong.
+const patienceTimes = 10
 
 // Patient has OnLong called later in this run: its goroutine has something to do after it, for which it must not be behind others. It is called
 // while the run is out.
@@ -343,7 +343,7 @@ func (r *Run) Tick(ctx context.Context) error {
 
 // longLocked reports whether OnLong is due.
 func (r *Run) longLocked() bool {
-	return r.old && !r.asked && (!r.patient || r.used >= patient*time.Duration(r.share.p.queue.long)*r.share.p.queue.slice)
+	return r.old && !r.asked && (!r.patient || r.used >= patienceTimes*time.Duration(r.share.p.queue.long)*r.share.p.queue.slice)
 }
 
 // lower calls OnLong if it is due.

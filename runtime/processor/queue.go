@@ -28,7 +28,7 @@ type queue struct {
 	free    int // tokens; none is while a run waits that may have it
 	longs   int // old runs that may hold a token at once
 	olds    int // and that do
-	most    int // runs that may have lost their token and not know yet; there are as many Ps more
+	overlap int // runs that may have lost their token and not know yet; there are as many Ps more
 	evicted int // and that do not
 	youngs  int // runs that wait and are not old
 	running []*Run
@@ -94,20 +94,20 @@ type account struct {
 	host    time.Duration
 	waited  time.Duration
 	grants  uint64
-	recent  float64       // nanoseconds used lately: halved about every memory
+	recent  float64       // nanoseconds used lately: what is older than lately counts for less and less
 	noted   time.Duration // when recent was right
 }
 
 // The use of the processor by a share that is remembered, and from which on its runs are long after their first slice: half of a core. Jobs
 // whose runs come one after the other are no lighter than one run that goes on.
 const (
-	memory = 300 * time.Millisecond
-	heavy  = float64(memory) / 2
+	lately = 300 * time.Millisecond
+	heavy  = float64(lately) / 2
 )
 
 // use adds to what was used lately.
 func (a *account) use(used, now time.Duration) {
-	a.recent = a.recent*math.Exp(-float64(now-a.noted)/float64(memory)) + float64(used)
+	a.recent = a.recent*math.Exp(-float64(now-a.noted)/float64(lately)) + float64(used)
 	a.noted = now
 }
 
@@ -165,7 +165,7 @@ func (q *queue) arrive(r *Run, now time.Duration) (granted bool, victim *Run) {
 		return true, nil
 	}
 	victim = q.victim(r, now)
-	if victim == nil || r.old || q.evicted >= q.most {
+	if victim == nil || r.old || q.evicted >= q.overlap {
 		q.wait(r)
 		return false, victim
 	}

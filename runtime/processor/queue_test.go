@@ -13,7 +13,7 @@ func TestTheQueueKeepsItsInvariantsWhateverHappens(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tokens := rapid.IntRange(1, 4).Draw(t, "tokens")
 		longs := rapid.IntRange(1, tokens).Draw(t, "longs")
-		q := &queue{slice: time.Millisecond, long: 3, free: tokens, longs: longs, most: rapid.IntRange(0, tokens).Draw(t, "most")}
+		q := &queue{slice: time.Millisecond, long: 3, free: tokens, longs: longs, overlap: rapid.IntRange(0, tokens).Draw(t, "overlap")}
 		var shares []*Share
 		for range rapid.IntRange(1, 5).Draw(t, "shares") {
 			shares = append(shares, &Share{account: account{weight: float64(rapid.IntRange(1, 8).Draw(t, "weight")), index: -1, late: -1}})
@@ -130,8 +130,8 @@ func TestTheQueueKeepsItsInvariantsWhateverHappens(t *testing.T) {
 						evicted++
 					}
 				}
-				if evicted != q.evicted || evicted > q.most {
-					t.Fatalf("%d runs lost their token and do not know, %d of at most %d are counted", evicted, q.evicted, q.most)
+				if evicted != q.evicted || evicted > q.overlap {
+					t.Fatalf("%d runs lost their token and do not know, %d of at most %d are counted", evicted, q.evicted, q.overlap)
 				}
 				var used time.Duration
 				for _, s := range shares {
