@@ -39,5 +39,18 @@ func (r *relay) follow(ctx context.Context) {
 	r.stop = context.AfterFunc(ctx, func() { r.cancel(context.Cause(ctx)) })
 }
 
+// Err implements context.Context. It does not wait for the news to reach r: what else heard that the context ended may have had a host call
+// return, and the guest must not go on.
+func (r *relay) Err() error {
+	if at := *r.at.ctx.Load(); at.Err() != nil {
+		r.cancel(context.Cause(at))
+	}
+	return r.Context.Err()
+}
+
 // release lets go of the context that r follows. It is false if that has ended r, or is about to.
-func (r *relay) release() bool { return r.stop() }
+func (r *relay) release() bool {
+	at := context.WithoutCancel(*r.at.ctx.Load())
+	r.at.ctx.Store(&at)
+	return r.stop()
+}

@@ -495,3 +495,28 @@ func TestAFloodOfCallsMakesWay(t *testing.T) {
 		t.Errorf("%d ticks, and then %d calls were answered; the fourth tick ends the guest", turns.ticks, calls)
 	}
 }
+
+func TestAGuestThatWaitedPastItsEndDoesNotGoOn(t *testing.T) {
+	over := errors.New("time is over")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	r := newRig(t, &Library{Name: "lib", Funcs: []Func{failing("f", func(c *Call) {
+		c.Block()
+		cancel(over)
+		c.Unblock()
+	})}}, nil)
+	for name, turns := range map[string]Turns{"alone": nil, "with turns": &countedTurns{}} {
+		r.door.Share(turns)
+		r.door.Enter(ctx)
+		func() {
+			defer func() {
+				if p := recover(); p != errLeave {
+					t.Errorf("%s: the guest went on, or %v", name, p)
+				}
+			}()
+			r.door.Dispatch(0, make([]uint64, MaxResults))
+		}()
+		if err := r.door.Leave(Mark{}, errLeave); !errors.Is(err, over) {
+			t.Errorf("%s: ended by %v", name, err)
+		}
+	}
+}

@@ -27,13 +27,18 @@ func (c *Call) Block() {
 	}
 }
 
-// Unblock waits for the sandbox's next turn. The guest ends after the call if there is none.
+// Unblock waits for the sandbox's next turn. The guest ends after the call if there is none, and if the invocation has ended meanwhile: what
+// was waited for may have come to an end because of that.
 func (c *Call) Unblock() {
-	if c.door.turns == nil {
-		return
+	ctx := c.door.ctx
+	if c.door.turns != nil {
+		if err := c.door.turns.Unblock(ctx); err != nil {
+			c.Stop(err)
+			return
+		}
 	}
-	if err := c.door.turns.Unblock(c.door.ctx); err != nil {
-		c.Stop(err)
+	if ctx.Err() != nil {
+		c.Stop(context.Cause(ctx))
 	}
 }
 
