@@ -191,6 +191,9 @@ func TestEachProblemIsReportedWhereItIs(t *testing.T) {
 		{"limits:\n  memory: 5GiB", "2:11: limits.memory: 5GiB is out of range: 64KiB to 4GiB is allowed"},
 		{"queue: {attempts: 101}", "1:19: queue.attempts: 101 is out of range: 1 to 100 is allowed"},
 		{"queue: {attempts: 0}", "1:19: queue.attempts: 0 is out of range: 1 to 100 is allowed"},
+		{"queue: {concurrency: 17}", "1:22: queue.concurrency: 17 is more than limits.concurrency, which is 16 if left out: raise that, or write at most 16 here"},
+		{"limits: {concurrency: 2}\nqueue:\n  concurrency: 3", "3:16: queue.concurrency: 3 is more than limits.concurrency, which is 2: raise that, or write at most 2 here"},
+		{"queue: {concurrency: 4097}", "1:22: queue.concurrency: 4097 is out of range: 1 to 4096 is allowed"},
 		{"queue:\n  backoff: {first: 2d}", "2:20: queue.backoff.first: 48h is out of range: 1ms to 24h is allowed"},
 		{"limits: {memory: 0}", "1:18: limits.memory: 0 is out of range: 64KiB to 4GiB is allowed"},
 		{"limits: {time: 5}", "1:16: limits.time: \"5\" is no duration: write it with units, such as 250ms, 10s, 1h30m or 5d"},
@@ -277,6 +280,19 @@ func TestTextThatWouldKeepTheParserBusyIsRefusedAtOnce(t *testing.T) {
 		if _, err := Parse([]byte(text), nil); err != nil && strings.Contains(err.Error(), "deeply") {
 			t.Errorf("%.60s: %v", text, err)
 		}
+	}
+}
+
+func TestQueuedInvocationsMayTakeAllSlotsOfTheirJob(t *testing.T) {
+	for _, src := range []string{"queue: {concurrency: 16}", "limits: {concurrency: 40}\nqueue: {concurrency: 40}"} {
+		if _, err := Parse([]byte(src), nil); err != nil {
+			t.Errorf("%q: %v", src, err)
+		}
+	}
+	// What is wrong with limits.concurrency is said once.
+	_, err := Parse([]byte("limits: {concurrency: -1}\nqueue: {concurrency: 3}"), nil)
+	if list := Errors(err); len(list) != 1 || list[0].Key != "limits.concurrency" {
+		t.Errorf("%v", err)
 	}
 }
 

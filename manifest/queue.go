@@ -25,7 +25,7 @@ type Backoff struct {
 
 // queueLimits holds the defaults and ranges of Queue, as limits does for Limits. A default of 0 depends on other fields.
 var queueLimits = []limit[Queue]{
-	countLimit("concurrency", func(q *Queue) *int { return &q.Concurrency }, 0, 1, 4096, 0),
+	countLimit("concurrency", func(q *Queue) *int { return &q.Concurrency }, 0, 1, MaxConcurrency, 0),
 	countLimit("attempts", func(q *Queue) *int { return &q.Attempts }, broker.DefaultAttempts, 1, broker.MaxAttempts, 0),
 	timeLimit("backoff.first", func(q *Queue) *Duration { return &q.Backoff.First }, time.Second, time.Millisecond, 24*time.Hour),
 	timeLimit("backoff.max", func(q *Queue) *Duration { return &q.Backoff.Max }, 5*time.Minute, time.Millisecond, 24*time.Hour),
@@ -42,4 +42,16 @@ func (q *Queue) fill(l Limits) {
 		l.fillIn(q)
 	}
 	q.Backoff.Max = max(q.Backoff.Max, q.Backoff.First)
+}
+
+// queueConcurrency refuses more queued invocations at once than there may be invocations at once: they would only hold each other up.
+// What is out of its own range was told.
+func (c *checker) queueConcurrency(m *Manifest) {
+	most, usually := m.Limits.Concurrency, ""
+	if most == 0 {
+		most, usually = DefaultConcurrency, " if left out"
+	}
+	if n := m.Queue.Concurrency; n > most && n <= MaxConcurrency && most > 0 {
+		c.add("queue.concurrency", "%d is more than limits.concurrency, which is %d%s: raise that, or write at most %d here", n, most, usually, most)
+	}
 }

@@ -26,6 +26,12 @@ const (
 	MaxFuel = 1_000_000_000_000_000
 )
 
+// DefaultConcurrency is limits.concurrency where the manifest has none, and MaxConcurrency the most that it and queue.concurrency may be.
+const (
+	DefaultConcurrency = 16
+	MaxConcurrency     = 4096
+)
+
 // DefaultWeight is a job's weight where the manifest has none. It leaves room for both less and more.
 const DefaultWeight = 100
 
@@ -97,7 +103,7 @@ var limits = []limit[Limits]{
 	sizeLimit("response", func(l *Limits) *Size { return &l.Response }, 10*MiB, KiB, 4*GiB),
 	countLimit("files", func(l *Limits) *int { return &l.Files }, 128, 4, 4096, 0),
 	sizeLimit("log", func(l *Limits) *Size { return &l.Log }, 64*KiB, 1, 64*MiB),
-	countLimit("concurrency", func(l *Limits) *int { return &l.Concurrency }, 16, 1, 4096, 0),
+	countLimit("concurrency", func(l *Limits) *int { return &l.Concurrency }, DefaultConcurrency, 1, MaxConcurrency, 0),
 	countLimit("queue", func(l *Limits) *int { return &l.Queue }, 64, 1, 65536, -1),
 	countLimit("hostcalls", func(l *Limits) *int { return &l.HostCalls }, 1_000_000, 1, 1_000_000_000, 0),
 	timeLimit("cpu", func(l *Limits) *Duration { return &l.CPU }, 0, time.Millisecond, time.Hour),
@@ -209,6 +215,7 @@ func (c *checker) manifest(m *Manifest, table *hostcall.Table) {
 	c.routes(m.Routes)
 	bounded(c, "limits", limits, &m.Limits)
 	bounded(c, "queue", queueLimits, &m.Queue)
+	c.queueConcurrency(m)
 	c.schedules(m.Schedule)
 	c.config(m.Config)
 	if _, err := policy.Grant(m.Capabilities); err != nil {
