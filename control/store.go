@@ -78,6 +78,9 @@ const (
 	VerbAdmin  Verb = "admin"
 )
 
+// Verbs are all that there are.
+func Verbs() []Verb { return []Verb{VerbRead, VerbDeploy, VerbInvoke, VerbBackup, VerbAdmin} }
+
 // Scope is what a token allows, and for which entitlement.
 type Scope struct {
 	Entitlement string `json:"entitlement"` // "default"

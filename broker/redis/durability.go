@@ -76,10 +76,13 @@ func (d Durability) Promise() string {
 	return "what is acknowledged " + text
 }
 
+// Levels are those that may be asked for, the most careful first.
+func Levels() []Level { return []Level{LevelAlways, LevelSecond, LevelSystem, LevelNone} }
+
 // ParseLevel reads the name of a level that may be asked for. It fails with broker.ErrInvalid.
 func ParseLevel(name string) (Level, error) {
-	for _, l := range levels {
-		if string(l) == name && l != LevelUnknown {
+	for _, l := range Levels() {
+		if string(l) == name {
 			return l, nil
 		}
 	}

@@ -35,6 +35,8 @@ func (f *brokerFlags) add(cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.StringVar(&f.blobs, "blobs", "", "where modules are kept: broker, or file, in the data directory (default broker)")
 	s.StringVar(&f.durability, "durability", string(redis.LevelAlways), "what a Redis has to promise at least: always, second, system or none")
+	completeWith(cmd, "blobs", "broker", "file")
+	completeWith(cmd, "durability", redis.Levels()...)
 	s.IntVar(&f.replicas, "replicas", 0, "how many replicas of a Redis must have a change before it is acknowledged")
 }
 

@@ -147,9 +147,7 @@ func remoteCommand(cmd *cobra.Command, run func(cmd *cobra.Command, c *client.Cl
 		complete := func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return r.jobNames(cmd)
 		}
-		if err := cmd.RegisterFlagCompletionFunc("job", complete); err != nil {
-			panic(err) // the flag is there
-		}
+		register(cmd, "job", complete)
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := r.open(cmd)

@@ -20,7 +20,9 @@ import (
 	"github.com/ripstop-vm/ripstop/api/apitest"
 	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/broker/redis"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
+	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/spf13/cobra"
 )
@@ -172,7 +174,15 @@ func TestErrorsAreDocumentsUnderJSON(t *testing.T) {
 	}
 }
 
-func TestShellsCompleteJobNames(t *testing.T) {
+// lines are texts with a line each.
+func lines[T ~string](list []T) (s string) {
+	for _, one := range list {
+		s += string(one) + "\n"
+	}
+	return s
+}
+
+func TestShellsCompleteJobNamesAndValuesOfFlags(t *testing.T) {
 	w := server(t)
 	wasm := moduleFile(t, t.TempDir(), "hello.wasm")
 	ok(t, "", "deploy", "-q", wasm)
@@ -226,6 +236,14 @@ func TestSecretsAreReadFromStdinOrAFileByteForByteButForOneNewline(t *testing.T)
 	}{
 		"stdin":       {"from stdin\r\n", nil, "from stdin"},
 		"a file":      {"", []string{"--file", file}, "from file\n"},
+		"an engine":              {[]string{"run", "--engine", ""}, lines(runtime.Engines()) + ":36\n"},
+		"a format of traces":     {[]string{"run", "--trace-format", ""}, "text\njson\n:36\n"},
+		"a durability":           {[]string{"serve", "--durability="}, lines(redis.Levels()) + ":36\n"},
+		"a place of modules":     {[]string{"serve", "--blobs", ""}, "broker\nfile\n:36\n"},
+		"a level of logs":        {[]string{"serve", "--log-level", ""}, "debug\ninfo\nwarn\nerror\n:36\n"},
+		"a method":               {[]string{"invoke", "-X", ""}, "GET\nPOST\nPUT\nPATCH\nDELETE\nHEAD\nOPTIONS\n:36\n"},
+		"a verb":                 {[]string{"token", "create", "ci", "--allow", ""}, "read\ndeploy\ninvoke\nbackup\nadmin\n:38\n"},
+		"another verb":           {[]string{"token", "create", "ci", "--allow", "read,invoke,"}, "read,invoke,deploy\nread,invoke,backup\nread,invoke,admin\n:38\n"},
 		"newline":     {"kept\n", []string{"--keep-newline"}, "kept\n"},
 		"a flag":      {"", []string{"--value", "from flag"}, "from flag"},
 		"binary data": {"\x00\xff", nil, "\x00\xff"},

@@ -48,6 +48,7 @@ func newInvokeCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVarP(&method, "request", "X", "", "method (default GET, or POST with -d)")
+	completeWith(cmd, "request", http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodHead, http.MethodOptions)
 	f.StringVarP(&data, "data-body", "d", "", "body; @FILE is read from a file, @- from stdin")
 	f.StringArrayVarP(&headers, "header", "H", nil, "header, 'Name: value'; may be repeated")
 	f.BoolVarP(&include, "include", "i", false, "print the status line and headers, too")

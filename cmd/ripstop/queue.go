@@ -41,6 +41,7 @@ func (o *asyncOptions) addFlags(cmd *cobra.Command) {
 	f.StringVar(&o.ttl, "ttl", "", "with --async: keep the result for so long")
 	f.StringVar(&o.to, "callback", "", "with --async: URL that is told of the end")
 	f.IntVar(&o.priority, "priority", 0, "with --async: 0 to 9; higher ones start first")
+	completeWith(cmd, "priority", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 	f.IntVar(&o.attempts, "attempts", 0, "with --async: at most so many attempts (default as the manifest says)")
 }
 

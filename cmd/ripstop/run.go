@@ -103,6 +103,8 @@ its instructions: about one fuel for each, the same each time; tight loops take 
 	f.Lookup("trace").NoOptDefVal = traceToStderr
 	f.StringVar(&o.traceFormat, "trace-format", "text", "how traces are written: text or json")
 	f.StringVar(&o.engine, "engine", string(runtime.Wazero), "what executes the guest: wazero, or wasmtime if this program was built with it")
+	completeWith(cmd, "trace-format", "text", "json")
+	completeWith(cmd, "engine", runtime.Engines()...)
 	f.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time, as in 2s or 1m30s (default: never)")
 	f.DurationVar(&o.cpu, "cpu", 0, "end the guest after this time at the processor, as in 500ms (default: never)")
 	f.Uint64Var(&o.fuel, "fuel", 0, "end the guest after this many instructions, more or less; see above (default: never)")

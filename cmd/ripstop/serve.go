@@ -69,6 +69,8 @@ func newServeCommand() *cobra.Command {
 	f.StringArrayVar(&o.hosts, "host", nil, "a name that API clients may use for this server, besides its address (repeatable)")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	completeWith(cmd, "log-format", "text", "json")
+	completeWith(cmd, "log-level", "debug", "info", "warn", "error")
 	f.DurationVar(&o.compileTime, "compile-time", time.Minute, "processor time that a module may take to compile, in whole seconds; 0 means one minute")
 	f.DurationVar(&o.drain, "drain", 10*time.Second, "how long invocations may take to finish when the server stops")
 	return cmd

@@ -6,6 +6,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/api/client"
 	"github.com/ripstop-vm/ripstop/api/model"
+	"github.com/ripstop-vm/ripstop/control"
 	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/spf13/cobra"
 )
@@ -57,6 +58,7 @@ func newTokenCreateCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&ttl, "ttl", "90d", "how long it lives, as in 12h or 30d; 0: until it is revoked")
 	cmd.Flags().StringSliceVar(&allow, "allow", []string{"read", "deploy", "invoke"}, "what it allows: read, deploy, invoke, backup, admin")
+	completeListWith(cmd, "allow", control.Verbs()...)
 	cmd.Flags().StringVar(&entitlement, "entitlement", "", "whose jobs it is for (default: as the token that makes it)")
 	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
