@@ -106,6 +106,7 @@ func queueRequest(cmd *cobra.Command, c *client.Client, job, path string, r *htt
 	switch {
 	case o.wait:
 		// Whoever does not wait for as long as it takes asks for it by this.
+		tellKnown(cmd, e, o.key)
 		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "waiting for invocation %s\n", escapeLine(e.Id))
 		if err := waited(cmd.Context(), c, job, e.Id); err != nil {
 			return err
@@ -114,8 +115,16 @@ func queueRequest(cmd *cobra.Command, c *client.Client, job, path string, r *htt
 	case asJSON:
 		return printJSON(cmd.OutOrStdout(), e)
 	}
+	tellKnown(cmd, e, o.key)
 	_, err = fmt.Fprintln(cmd.OutOrStdout(), escapeLine(e.Id))
 	return err
+}
+
+// tellKnown says that nothing was queued, as the key was used before. Standard output is left to the id, which scripts read.
+func tellKnown(cmd *cobra.Command, e model.Enqueued, key string) {
+	if e.Known != nil && *e.Known {
+		fmt.Fprintf(cmd.ErrOrStderr(), "nothing new is queued: the key %s is that of invocation %s\n", strconv.Quote(key), escapeLine(e.Id))
+	}
 }
 
 func showResult(cmd *cobra.Command, c *client.Client, job, id string, include, fail, asJSON bool) error {

@@ -33,6 +33,10 @@ func TestQueuedRequestsAreHandledFromTheCommandLine(t *testing.T) {
 	if strings.Contains(first, "known") || !strings.Contains(again, `"known": true`) {
 		t.Errorf("the same key twice: %s, then %s", first, again)
 	}
+	queued := line("invoke", "says", "--async", "--key", "k2")
+	if out, said := ok(t, "", "invoke", "says", "--async", "--key", "k2"); strings.TrimSpace(out) != queued || said != "nothing new is queued: the key \"k2\" is that of invocation "+queued+"\n" {
+		t.Errorf("a key that is known: %q and %q", out, said)
+	}
 	later := line("invoke", "says", "--async", "--delay", "1h")
 	if out := line("queue", "says", "--json"); !strings.Contains(out, `"waiting": 1`) {
 		t.Errorf("queue: %s", out)
