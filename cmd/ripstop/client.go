@@ -115,6 +115,8 @@ func explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, new(*failuresError)):
+		return err // each of them is explained
 	case errors.As(err, &unreachable):
 		var op *net.OpError
 		if errors.As(err, &op) && op.Op == "dial" {

@@ -18,11 +18,12 @@ import (
 
 	"github.com/ripstop-vm/ripstop/api"
 	"github.com/ripstop-vm/ripstop/api/apitest"
+	"github.com/ripstop-vm/ripstop/api/client"
 	"github.com/ripstop-vm/ripstop/api/model"
-	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/broker/redis"
-	"github.com/ripstop-vm/ripstop/runtime/guest"
+	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime"
+	"github.com/ripstop-vm/ripstop/runtime/guest"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/spf13/cobra"
 )
@@ -146,6 +147,46 @@ func TestAJobGoesThroughItsLife(t *testing.T) {
 	}
 }
 
+func TestACommandGoesOnAfterANameThatIsNotThere(t *testing.T) {
+	w := server(t)
+	wasm := moduleFile(t, t.TempDir(), "a.wasm")
+	for _, name := range []string{"a", "c"} {
+		ok(t, "", "deploy", "-q", "--name", name, wasm)
+	}
+	code, stdout, stderr := ripstop(t, "", "rm", "a", "b", "c", "d")
+	said := strings.Split(strings.TrimSuffix(stderr, "\n"), "\n")
+	if code != exitFailed || stdout != "" || len(said) != 5 || !strings.HasPrefix(stderr, "removed a\nremoved c\nripstop: 2 of 4 failed:\n") ||
+		!strings.HasPrefix(said[3], `  b: there is no job "b"`) || !strings.HasPrefix(said[4], `  d: there is no job "d"`) {
+		t.Errorf("exit %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+	fails(t, exitFailed, `ripstop: there is no job "a"`, "rm", "a")
+
+	code, _, stderr = ripstop(t, "", "dead-letters", "drop", "a", "x", "y", "--json")
+	var d errorDocument
+	if err := json.Unmarshal([]byte(stderr), &d); err != nil || code != exitFailed || d.Code != "failed" || len(d.Failures) != 2 ||
+		d.Failures[1].Name != "y" || d.Failures[1].Code != "job-unknown" || d.Failures[1].Status != 404 {
+		t.Errorf("exit %d, %+v, %v: %s", code, d, err, stderr)
+	}
+
+	// Where all would fail alike, that is said once.
+	code, _, stderr = ripstop(t, "", "rm", "a", "b", "--server", "http://127.0.0.1:1", "--token", w.Token)
+	if code != exitFailed || strings.Count(stderr, "start it with") != 1 || strings.Contains(stderr, "failed:") {
+		t.Errorf("exit %d: %q", code, stderr)
+	}
+}
+
+func TestWhatFollowsALostConnectionIsNamed(t *testing.T) {
+	done, err := each(t.Context(), []string{"a", "b", "c", "d"}, func(name string) error {
+		if name == "c" {
+			return &client.UnreachableError{Server: "http://x", Err: errors.New("gone")}
+		}
+		return nil
+	})
+	if len(done) != 2 || err == nil || !strings.HasPrefix(err.Error(), "2 of 4 failed:\n  c: ") || !strings.HasSuffix(err.Error(), "\n  d: not tried") {
+		t.Errorf("%v, %v", done, err)
+	}
+}
+
 func TestErrorsAreDocumentsUnderJSON(t *testing.T) {
 	w := server(t)
 	for name, c := range map[string]struct {
@@ -195,6 +236,14 @@ func TestShellsCompleteJobNamesAndValuesOfFlags(t *testing.T) {
 		"a job that is optional": {[]string{"ps", ""}, "hello\nother\n:4\n"},
 		"many jobs":              {[]string{"rm", "hello", ""}, "hello\nother\n:4\n"},
 		"a flag":                 {[]string{"audit", "--job", ""}, "hello\nother\n:4\n"},
+		"an engine":              {[]string{"run", "--engine", ""}, lines(runtime.Engines()) + ":36\n"},
+		"a format of traces":     {[]string{"run", "--trace-format", ""}, "text\njson\n:36\n"},
+		"a durability":           {[]string{"serve", "--durability="}, lines(redis.Levels()) + ":36\n"},
+		"a place of modules":     {[]string{"serve", "--blobs", ""}, "broker\nfile\n:36\n"},
+		"a level of logs":        {[]string{"serve", "--log-level", ""}, "debug\ninfo\nwarn\nerror\n:36\n"},
+		"a method":               {[]string{"invoke", "-X", ""}, "GET\nPOST\nPUT\nPATCH\nDELETE\nHEAD\nOPTIONS\n:36\n"},
+		"a verb":                 {[]string{"token", "create", "ci", "--allow", ""}, "read\ndeploy\ninvoke\nbackup\nadmin\n:38\n"},
+		"another verb":           {[]string{"token", "create", "ci", "--allow", "read,invoke,"}, "read,invoke,deploy\nread,invoke,backup\nread,invoke,admin\n:38\n"},
 		"not a secret":           {[]string{"secret", "set", "hello", ""}, ":4\n"},
 		"not without a server":   {[]string{"logs", "--server", "http://127.0.0.1:1", "--token", w.Token, ""}, ":5\n"},
 		"not with a wrong token": {[]string{"logs", "--token", "x", ""}, ":5\n"},
@@ -236,14 +285,6 @@ func TestSecretsAreReadFromStdinOrAFileByteForByteButForOneNewline(t *testing.T)
 	}{
 		"stdin":       {"from stdin\r\n", nil, "from stdin"},
 		"a file":      {"", []string{"--file", file}, "from file\n"},
-		"an engine":              {[]string{"run", "--engine", ""}, lines(runtime.Engines()) + ":36\n"},
-		"a format of traces":     {[]string{"run", "--trace-format", ""}, "text\njson\n:36\n"},
-		"a durability":           {[]string{"serve", "--durability="}, lines(redis.Levels()) + ":36\n"},
-		"a place of modules":     {[]string{"serve", "--blobs", ""}, "broker\nfile\n:36\n"},
-		"a level of logs":        {[]string{"serve", "--log-level", ""}, "debug\ninfo\nwarn\nerror\n:36\n"},
-		"a method":               {[]string{"invoke", "-X", ""}, "GET\nPOST\nPUT\nPATCH\nDELETE\nHEAD\nOPTIONS\n:36\n"},
-		"a verb":                 {[]string{"token", "create", "ci", "--allow", ""}, "read\ndeploy\ninvoke\nbackup\nadmin\n:38\n"},
-		"another verb":           {[]string{"token", "create", "ci", "--allow", "read,invoke,"}, "read,invoke,deploy\nread,invoke,backup\nread,invoke,admin\n:38\n"},
 		"newline":     {"kept\n", []string{"--keep-newline"}, "kept\n"},
 		"a flag":      {"", []string{"--value", "from flag"}, "from flag"},
 		"binary data": {"\x00\xff", nil, "\x00\xff"},

@@ -38,6 +38,14 @@ type errorDocument struct {
 	Status int    `json:"status,omitempty"`
 	Code   string `json:"code"` // the server's, or "usage", "unreachable", "failed"
 	Detail string `json:"detail"`
+	// Of a command that was given several names: what became of those that failed.
+	Failures []failureDocument `json:"failures,omitempty"`
+}
+
+// failureDocument is an error of one of several names.
+type failureDocument struct {
+	Name string `json:"name"`
+	errorDocument
 }
 
 // wantsJSON says whether cmd was called with --json. Flags that could not be parsed count, too: the caller will read what is wrong.
@@ -48,9 +56,18 @@ func wantsJSON(cmd *cobra.Command, args []string) bool {
 
 // printErrorJSON writes err, which ends the process with code, as one line of JSON.
 func printErrorJSON(w io.Writer, code int, err error) {
+	_ = printLine(w, documentOf(code, err)) // nobody is left to tell
+}
+
+func documentOf(code int, err error) errorDocument {
 	d := errorDocument{Code: "failed", Detail: err.Error()}
 	var p *model.Problem
+	var several *failuresError
 	switch {
+	case errors.As(err, &several):
+		for _, f := range several.list {
+			d.Failures = append(d.Failures, failureDocument{f.name, documentOf(code, f.err)})
+		}
 	case errors.As(err, &p):
 		d.Type, d.Title, d.Status, d.Code = p.Type, p.Title, p.Status, p.Code
 	case errors.As(err, new(*client.UnreachableError)):
@@ -58,7 +75,7 @@ func printErrorJSON(w io.Writer, code int, err error) {
 	case code == exitUsage:
 		d.Code = "usage"
 	}
-	_ = printLine(w, d) // nobody is left to tell
+	return d
 }
 
 // isTerminal says whether w is a terminal.

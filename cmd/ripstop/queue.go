@@ -341,17 +341,18 @@ func newDeadLetterCommand(name, short, done string, do func(*client.Client, cont
 	var asJSON bool
 	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
-		for _, id := range args[1:] {
+		those, err := each(cmd.Context(), args[1:], func(id string) error {
 			if err := do(c, cmd.Context(), args[0], id); err != nil {
 				return err
 			}
 			if !asJSON {
 				fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", escapeLine(id), done)
 			}
+			return nil
+		})
+		if asJSON && len(those) > 0 {
+			err = errors.Join(err, printJSON(cmd.OutOrStdout(), map[string]any{name: those}))
 		}
-		if asJSON {
-			return printJSON(cmd.OutOrStdout(), map[string]any{name: args[1:]})
-		}
-		return nil
+		return err
 	})
 }
