@@ -180,6 +180,9 @@ func (s *Server) GetQueue(c echo.Context, name model.JobName) error {
 		for i, st := range list {
 			schedules[i] = model.ScheduleStatus{Name: st.Name, Cron: st.Cron, Zone: st.Zone, Method: st.Method, Path: st.Path, Next: append([]time.Time{}, st.Next...),
 				Last: orNil(st.Last), Invocation: orNil(string(st.Invocation))}
+			if o := st.LeftOut; o.Count > 0 {
+				schedules[i].LeftOut = &model.LeftOut{Count: o.Count, Last: o.Last, Reason: model.LeftOutReason(o.Reason)}
+			}
 		}
 		out.Schedules = &schedules
 	}

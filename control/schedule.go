@@ -27,6 +27,8 @@ const (
 	scheduleLook  = time.Minute
 	// showNext is how many firings to come are shown.
 	showNext = 3
+	// countMissed bounds how many firings of one absence are counted: years of minutes are many.
+	countMissed = 1000
 )
 
 // scheduled is the record of what was fired for a job. It is made and changed with the job's versions, and each firing moves it on.
@@ -41,6 +43,32 @@ type fired struct {
 	Last       time.Time           `json:"last"`                 // firings up to then have been enqueued, or left out
 	At         time.Time           `json:"at,omitzero"`          // the last one that was enqueued
 	Invocation broker.InvocationID `json:"invocation,omitempty"` // of that one
+	LeftOut    LeftOut             `json:"left_out,omitzero"`
+}
+
+// LeftOut says which firings of a schedule were not enqueued, since the schedule is there. The zero value: none.
+type LeftOut struct {
+	Count  int       `json:"count"`  // of one absence, no more than countMissed
+	Last   time.Time `json:"last"`   // the last of them
+	Reason string    `json:"reason"` // why that one was
+}
+
+// The reasons of LeftOut.
+const (
+	LeftOutMissed  = "missed"  // nobody was there for it, or the queue was full
+	LeftOutOverlap = "overlap" // the invocation of the firing before had not ended
+)
+
+// missed counts the firings of c after from and before at, when nobody looked.
+func (f *fired) missed(c *cron.Schedule, from, at time.Time) {
+	n := 0
+	for t := c.Next(from); n < countMissed && !t.IsZero() && t.Before(at); t = c.Next(t) {
+		n++
+	}
+	if n > 0 {
+		last, _ := latest(c, from, at.Add(-time.Second))
+		f.LeftOut = LeftOut{f.LeftOut.Count + n, last, LeftOutMissed}
+	}
 }
 
 // planSchedules moves the record of a job's schedules to those of its next version: what is in both goes on, what is new begins now.
@@ -142,6 +170,7 @@ func (s *Store) fire(ctx context.Context, job string) (next time.Time, err error
 		f := doc.Schedules[m.Name]
 		at, after := latest(c, f.Last, now)
 		if !at.IsZero() {
+			f.missed(c, f.Last, at)
 			if err := s.fireOne(ctx, current, q, m, &f, at, now); err != nil {
 				failures = append(failures, fmt.Errorf("schedule %s of job %s at %s: %w", m.Name, job, at.Format(time.RFC3339), err))
 			} else {
@@ -168,18 +197,19 @@ func (s *Store) fire(ctx context.Context, job string) (next time.Time, err error
 
 // fireOne enqueues what m has due at at, unless it is to be left out.
 func (s *Store) fireOne(ctx context.Context, current state, q broker.Job, m manifest.Schedule, f *fired, at, now time.Time) error {
-	leaveOut := func(why string) error {
-		s.opts.Log.Info("a schedule's firing is left out", "job", current.job.Name, "schedule", m.Name, "at", at, "why", why)
+	leaveOut := func(reason string) error {
+		s.opts.Log.Info("a schedule's firing is left out", "job", current.job.Name, "schedule", m.Name, "at", at, "reason", reason)
+		f.LeftOut = LeftOut{f.LeftOut.Count + 1, at, reason}
 		return nil
 	}
 	if m.Missed == manifest.MissedSkip && now.Sub(at) > onTime {
-		return leaveOut("it was missed")
+		return leaveOut(LeftOutMissed)
 	}
 	id := firingID(current.job.ID, m.Name, at)
 	if m.Overlap == manifest.OverlapSkip && f.Invocation != "" && f.Invocation != id {
 		switch st, err := s.queue.Status(ctx, q, f.Invocation); {
 		case err == nil && (st.State == broker.StateWaiting || st.State == broker.StateLeased):
-			return leaveOut("the one before has not ended")
+			return leaveOut(LeftOutOverlap)
 		case err != nil && !errors.Is(err, broker.ErrNotFound): // what is forgotten has ended
 			return err
 		}
@@ -273,6 +303,7 @@ type ScheduleStatus struct {
 	Next       []time.Time         // the firings to come; fewer than three if there are no more
 	Last       time.Time           // the last firing that was enqueued; zero if none was since the schedule is there
 	Invocation broker.InvocationID // of that one
+	LeftOut    LeftOut
 }
 
 // Schedules answers a job's schedules, in the order of its manifest.
@@ -292,7 +323,7 @@ func (s *Store) Schedules(ctx context.Context, job string) ([]ScheduleStatus, er
 			return nil, fmt.Errorf("schedule %s of job %s: %w", m.Name, job, err)
 		}
 		f := doc.Schedules[m.Name]
-		st := ScheduleStatus{Schedule: m, Last: f.At, Invocation: f.Invocation}
+		st := ScheduleStatus{Schedule: m, Last: f.At, Invocation: f.Invocation, LeftOut: f.LeftOut}
 		for at := c.Next(s.opts.Clock.Now()); !at.IsZero() && len(st.Next) < showNext; at = c.Next(at) {
 			st.Next = append(st.Next, at)
 		}

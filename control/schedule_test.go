@@ -141,6 +141,55 @@ func TestWhatWasMissedIsMadeUpForOnceOrLeftOut(t *testing.T) {
 	}
 }
 
+func TestWhatWasLeftOutIsShown(t *testing.T) {
+	w := newWorld(t)
+	leftOut := func() LeftOut {
+		t.Helper()
+		list, err := w.Schedules(t.Context(), "hello")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list[0].LeftOut
+	}
+	hourly := manifest.Schedule{Name: "s", Cron: "0 * * * *"}
+	w.deploy("hello", "m", scheduling(hourly))
+	w.to(at("2026-01-02T04:00:00Z"), "hello")
+	if got := leftOut(); got != (LeftOut{}) {
+		t.Errorf("when nothing was: %+v", got)
+	}
+	// Of 05:00 to 08:00 the last would be made up for, but that of 04:00 has not ended.
+	w.to(at("2026-01-02T08:30:00Z"), "hello")
+	if got := leftOut(); got != (LeftOut{4, at("2026-01-02T08:00:00Z"), LeftOutOverlap}) {
+		t.Errorf("after an overlap: %+v", got)
+	}
+	for _, l := range w.lease("hello") {
+		w.complete(l)
+	}
+	w.to(at("2026-01-02T11:30:00Z"), "hello") // 11:00 is made up for
+	if got := leftOut(); got != (LeftOut{6, at("2026-01-02T10:00:00Z"), LeftOutMissed}) {
+		t.Errorf("after an absence: %+v", got)
+	}
+	for _, l := range w.lease("hello") {
+		w.complete(l)
+	}
+	hourly.Missed = manifest.MissedSkip
+	w.deploy("hello", "m", scheduling(hourly)) // history goes on with the name
+	w.to(at("2026-01-02T12:30:00Z"), "hello")
+	if got := leftOut(); got != (LeftOut{7, at("2026-01-02T12:00:00Z"), LeftOutMissed}) {
+		t.Errorf("after one that was skipped: %+v", got)
+	}
+	w.to(at("2027-01-02T12:30:00Z"), "hello") // 8760 hours: the count has a bound, the last is right
+	if got := leftOut(); got != (LeftOut{7 + countMissed + 1, at("2027-01-02T12:00:00Z"), LeftOutMissed}) {
+		t.Errorf("after a year: %+v", got)
+	}
+	hourly.Missed = manifest.MissedRunOnce
+	w.deploy("hello", "m", scheduling(hourly))
+	w.to(at("2028-01-02T12:30:00Z"), "hello")
+	if got := leftOut(); got != (LeftOut{8 + 2*countMissed, at("2028-01-02T11:00:00Z"), LeftOutMissed}) {
+		t.Errorf("after another: %+v", got)
+	}
+}
+
 func TestAFiringWhileTheOneBeforeHasNotEnded(t *testing.T) {
 	for overlap, want := range map[string]string{"": "1 1", manifest.OverlapSkip: "1 1", manifest.OverlapWait: "2 1", manifest.OverlapAllow: "2 2"} {
 		w := newWorld(t)

@@ -36,6 +36,7 @@ type World struct {
 	URL    string
 	Token  string
 	Store  *control.Store
+	Clock  *clock.Manual // the store's
 	Hub    *Hub
 	Runner *Runner
 	API    *api.Server
@@ -44,15 +45,14 @@ type World struct {
 // Open starts a server on loopback that ends with t. change may alter the API's options.
 func Open(t testing.TB, change ...func(*api.Options)) *World {
 	t.Helper()
-	w := &World{Dir: t.TempDir(), Hub: &Hub{}, Runner: &Runner{}}
+	w := &World{Dir: t.TempDir(), Clock: clock.NewManual(Epoch), Hub: &Hub{}, Runner: &Runner{}}
 	stored, err := embedded.Open(w.Dir, embedded.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = stored.Close() })
-	now := clock.NewManual(Epoch)
 	quiet := slog.New(slog.DiscardHandler)
-	if w.Store, err = control.New(stored.Records(), stored.Blobs(), stored.Buckets(), stored.Queue(), w.Runner, control.Options{DataDir: w.Dir, Clock: now, Log: quiet}); err != nil {
+	if w.Store, err = control.New(stored.Records(), stored.Blobs(), stored.Buckets(), stored.Queue(), w.Runner, control.Options{DataDir: w.Dir, Clock: w.Clock, Log: quiet}); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Store.Bootstrap(t.Context(), w.Dir); err != nil {

@@ -55,6 +55,24 @@ func (e InvocationState) Valid() bool {
 	}
 }
 
+// Defines values for LeftOutReason.
+const (
+	Missed  LeftOutReason = "missed"
+	Overlap LeftOutReason = "overlap"
+)
+
+// Valid indicates whether the value is a known member of the LeftOutReason enum.
+func (e LeftOutReason) Valid() bool {
+	switch e {
+	case Missed:
+		return true
+	case Overlap:
+		return true
+	default:
+		return false
+	}
+}
+
 // AuditEntry defines model for AuditEntry.
 type AuditEntry struct {
 	// By Name of the token; absent for what guests did.
@@ -235,6 +253,21 @@ type JobList struct {
 	Jobs []Job `json:"jobs"`
 }
 
+// LeftOut The firings that were not enqueued, since the schedule is there; left out if there are none.
+type LeftOut struct {
+	// Count How many; of one absence, no more than 1000 are counted.
+	Count int `json:"count"`
+
+	// Last The last of them.
+	Last time.Time `json:"last"`
+
+	// Reason Why that one was: nobody was there for it, or the queue was full; or the invocation of the firing before had not ended.
+	Reason LeftOutReason `json:"reason"`
+}
+
+// LeftOutReason Why that one was: nobody was there for it, or the queue was full; or the invocation of the firing before had not ended.
+type LeftOutReason string
+
 // LogLine A line that a guest wrote, or that the server wrote about one.
 type LogLine struct {
 	Invocation string `json:"invocation,omitempty"`
@@ -323,9 +356,12 @@ type ScheduleStatus struct {
 	Invocation *string `json:"invocation,omitempty"`
 
 	// Last The last firing that was enqueued.
-	Last   *time.Time `json:"last,omitempty"`
-	Method string     `json:"method"`
-	Name   string     `json:"name"`
+	Last *time.Time `json:"last,omitempty"`
+
+	// LeftOut The firings that were not enqueued, since the schedule is there; left out if there are none.
+	LeftOut *LeftOut `json:"left_out,omitempty"`
+	Method  string   `json:"method"`
+	Name    string   `json:"name"`
 
 	// Next The next firings, at most three.
 	Next []time.Time `json:"next"`

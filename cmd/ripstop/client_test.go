@@ -21,6 +21,7 @@ import (
 	"github.com/ripstop-vm/ripstop/api/client"
 	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/ripstop-vm/ripstop/broker/redis"
+	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
@@ -172,6 +173,36 @@ func TestACommandGoesOnAfterANameThatIsNotThere(t *testing.T) {
 	code, _, stderr = ripstop(t, "", "rm", "a", "b", "--server", "http://127.0.0.1:1", "--token", w.Token)
 	if code != exitFailed || strings.Count(stderr, "start it with") != 1 || strings.Contains(stderr, "failed:") {
 		t.Errorf("exit %d: %q", code, stderr)
+	}
+}
+
+func TestTheQueueSaysWhatAScheduleLeftOut(t *testing.T) {
+	w := server(t)
+	dir := t.TempDir()
+	moduleFile(t, dir, "a.wasm")
+	writeText(t, filepath.Join(dir, "ripstop.yaml"), "name: a\nmodule: a.wasm\nschedule:\n- {name: hourly, cron: 0 * * * *, missed: skip}\n- {name: yearly, cron: 0 0 1 1 *}\n")
+	ok(t, "", "deploy", "-q", dir)
+	w.Clock.Advance(3 * time.Hour) // nobody is there at 4, 5 and 6 o'clock
+	done := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { defer close(done); w.Store.RunSchedules(ctx) }()
+	defer func() { cancel(); <-done }()
+	for end := clock.System.Now().Add(10 * time.Second); ; {
+		out, _ := ok(t, "", "queue", "a")
+		if strings.Contains(out, "LEFT OUT\n") && strings.Contains(out, "3, last 2026-01-02 06:00 UTC (missed)\n") && strings.Count(out, "last 20") == 1 {
+			break
+		}
+		if clock.System.Now().After(end) {
+			t.Fatalf("queue says\n%s", out)
+		}
+		<-clock.System.NewTimer(10 * time.Millisecond).C()
+	}
+	if out, _ := ok(t, "", "queue", "a", "--json"); !strings.Contains(out, `"left_out": {
+        "count": 3,
+        "last": "2026-01-02T06:00:00Z",
+        "reason": "missed"
+      }`) {
+		t.Errorf("queue --json says %s", out)
 	}
 }
 

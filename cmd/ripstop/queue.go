@@ -219,14 +219,17 @@ func newQueueCommand() *cobra.Command {
 		if err != nil || n.Schedules == nil {
 			return err
 		}
-		rows := [][]string{{"SCHEDULE", "CRON", "ZONE", "NEXT", "LAST", "INVOCATION"}}
+		rows := [][]string{{"SCHEDULE", "CRON", "ZONE", "NEXT", "LAST", "INVOCATION", "LEFT OUT"}}
 		for _, s := range *n.Schedules {
-			row := []string{s.Name, s.Cron, s.Zone, "-", "-", "-"}
+			row := []string{s.Name, s.Cron, s.Zone, "-", "-", "-", "-"}
 			if len(s.Next) > 0 {
 				row[3] = inZone(s.Next[0], s.Zone)
 			}
 			if s.Last != nil {
 				row[4], row[5] = inZone(*s.Last, s.Zone), *s.Invocation
+			}
+			if o := s.LeftOut; o != nil {
+				row[6] = fmt.Sprintf("%d, last %s (%s)", o.Count, inZone(o.Last, s.Zone), o.Reason)
 			}
 			rows = append(rows, row)
 		}
