@@ -26,6 +26,7 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/image"
 	"github.com/ripstop-vm/ripstop/runtime/module"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
 	"github.com/ripstop-vm/ripstop/runtime/processor"
@@ -105,6 +106,7 @@ type Agent struct {
 	queued   map[string]context.CancelCauseFunc // of queued invocations under way, by order id
 	counts   map[string]*hostcall.Counts        // of jobs' host calls; all versions of a job share them
 	shares   map[string]*processor.Share        // of jobs; all versions of a job share them
+	parts    map[string]*image.Part             // of jobs, of the mappings that images take; all versions of a job share them
 	modules  map[moduleKey]*loadedModule
 	draining bool
 }
@@ -174,7 +176,7 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 		opts: opts, engines: engines, reports: newReports(opts.Clock),
 		compiles: make(chan struct{}, opts.Compiles), makers: make(chan struct{}, goruntime.GOMAXPROCS(0)),
 		synced: make(chan struct{}), drain: make(chan struct{}), ahead: budget{mostCount: int64(opts.Ahead), mostBytes: opts.AheadBytes}, files: wasi.NewGate(fileCalls), processor: opts.Processor,
-		jobs: map[string]*job{}, prepared: map[string]*task{}, queued: map[string]context.CancelCauseFunc{}, counts: map[string]*hostcall.Counts{}, shares: map[string]*processor.Share{}, modules: map[moduleKey]*loadedModule{},
+		jobs: map[string]*job{}, prepared: map[string]*task{}, queued: map[string]context.CancelCauseFunc{}, counts: map[string]*hostcall.Counts{}, shares: map[string]*processor.Share{}, parts: map[string]*image.Part{}, modules: map[moduleKey]*loadedModule{},
 	}
 	a.life, a.end = context.WithCancel(context.WithoutCancel(ctx))
 	opts.Recorder.HostCalls(a.hostCalls)
@@ -402,6 +404,7 @@ func (a *Agent) forget(job string) {
 func (a *Agent) forgetLocked(job string) {
 	delete(a.counts, job)
 	delete(a.shares, job)
+	delete(a.parts, job)
 	a.processor.Remove(job)
 }
 
@@ -695,6 +698,11 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 		share = a.processor.Job(as.Job, m.Weight)
 		a.shares[as.Job] = share
 	}
+	part := a.parts[as.Job]
+	if part == nil {
+		part = new(image.Part)
+		a.parts[as.Job] = part
+	}
 	a.mu.Unlock()
 	t := &task{agent: a, assigned: as, manifest: m, limits: m.Limits, module: mod, audits: rate.NewLimiter(10, 20), follow: follow, pool: pool{budget: &a.ahead}}
 	interposers := []hostcall.Interposer{counts, &refusals{task: t}}
@@ -706,7 +714,7 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 		MemoryPages: m.Limits.MemoryPages(), Descriptors: m.Limits.Files, Files: a.files, DiskReserve: diskReserve,
 		RequestBytes: int64(m.Limits.Request), ResponseBytes: int64(m.Limits.Response), LogBytes: int64(m.Limits.Log), HostCalls: int64(m.Limits.HostCalls),
 		Share: share, CPU: time.Duration(m.Limits.CPU), Fuel: uint64(m.Limits.Fuel), ReturnTime: time.Duration(m.Limits.Start),
-		Services: &services{task: t, link: a.opts.Link}, Interposers: interposers, Outermost: t.tracers, Images: m.Isolation != "task",
+		Services: &services{task: t, link: a.opts.Link}, Interposers: interposers, Outermost: t.tracers, Images: m.Isolation != "task", Part: part,
 	})
 	if err != nil {
 		return nil, err

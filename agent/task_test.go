@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
+	"github.com/ripstop-vm/ripstop/runtime/image"
 	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
@@ -243,4 +245,75 @@ func TestRequestsThatWaitForTheProcessorHoldNoSandbox(t *testing.T) {
 	}
 	holder.Leave()
 	served.Wait()
+}
+
+// The mappings that images take are shared by all jobs. One that wants them all leaves half of them, and its next version gets no others.
+func TestAJobTakesNoMoreOfTheMappingsThanItLeavesToOthers(t *testing.T) {
+	a, code := tinyAgent(t, Options{}, 1)
+	asImage := func(task *task) error {
+		t.Helper()
+		m, err := task.make(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer task.discard(m)
+		return m.sandbox.Return()
+	}
+	greedy := serveTiny(t, a, code, "greedy", 16)
+	kept, err := greedy.make(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer greedy.discard(kept)
+	space, err := a.engines.first.Space()
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory := make([]byte, 200<<20)
+	for _, places := range []int{200, 1} { // the job's other sandboxes: with so many places that have to be mapped, and what still fits beside them
+		for i := range places {
+			memory[i<<20] = 1
+		}
+		im, err := image.Take(image.Source{Memory: memory})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer im.Close()
+		clear(memory)
+		for {
+			m, err := space.NewMemory(im, uint64(len(memory)), a.parts["greedy"])
+			if errors.Is(err, image.ErrMappings) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+		}
+	}
+	if err := asImage(greedy); !errors.Is(err, guest.ErrNoImage) {
+		t.Errorf("beyond its part, a sandbox returns to its image: %v", err)
+	}
+	if err := asImage(serveTiny(t, a, code, "greedy", 16)); !errors.Is(err, guest.ErrNoImage) {
+		t.Errorf("so does one of another version: %v", err)
+	}
+	if err := asImage(serveTiny(t, a, code, "other", 16)); err != nil {
+		t.Errorf("a sandbox of another job cannot return to its image: %v", err)
+	}
+	for range 2 {
+		other, err := a.jobs["other"].task.make(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.jobs["other"].task.discard(other)
+	}
+	var why *image.DiscardError
+	if err := kept.sandbox.Return(); !errors.As(err, &why) || why.Reason != image.Surplus {
+		t.Errorf("now that another has some, the first has more than it leaves, and its sandbox returns with %v", err)
+	}
+	for _, job := range []string{"greedy", "other"} {
+		if err := ask(a, job); err != nil {
+			t.Errorf("%s: %v", job, err)
+		}
+	}
 }

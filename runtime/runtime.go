@@ -178,6 +178,8 @@ type SandboxOptions struct {
 	// Image is what the sandbox begins as: Sandbox.Snapshot of another sandbox of the module. Nothing of the module runs then. nil:
 	// it begins as the module says.
 	Image *image.Image
+	// Part is what the memory of a sandbox that begins as an image counts as; nil: as nobody's.
+	Part *image.Part
 	// Entropy renews a guest's random state whenever it begins as the image; nil means the operating system's randomness.
 	Entropy io.Reader
 	// Fuel bounds each outermost call into a guest that is metered, and its start function; 0 means any amount. The guest

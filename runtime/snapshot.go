@@ -151,7 +151,7 @@ func (s *Sandbox) begin(ctx context.Context, opts *SandboxOptions) error {
 	if err != nil {
 		return err
 	}
-	mem, err := sp.NewMemory(im, uint64(opts.MemoryPages)*engine.PageSize)
+	mem, err := sp.NewMemory(im, uint64(opts.MemoryPages)*engine.PageSize, opts.Part)
 	if err != nil {
 		return err
 	}
@@ -244,8 +244,8 @@ func (s *Sandbox) Private() (uint64, bool) {
 
 // Return brings a sandbox that began as an image back to it: memory and globals are the image's, byte for byte, but for
 // random state, which is new each time. However the last call ended, it has returned. The host's side of the sandbox (what is
-// bound to its libraries) is its maker's to bring back. A *image.DiscardError says that it cannot be done exactly, and
-// why: the sandbox can only be closed.
+// bound to its libraries) is its maker's to bring back. A *image.DiscardError says that it cannot be done exactly, or should
+// not be, and why: the sandbox can only be closed.
 func (s *Sandbox) Return() error {
 	r := s.rewind
 	switch {
@@ -261,6 +261,8 @@ func (s *Sandbox) Return() error {
 		return &image.DiscardError{Reason: image.Tables}
 	case s.Deep():
 		return &image.DiscardError{Reason: image.Stack}
+	case r.memory.Surplus():
+		return &image.DiscardError{Reason: image.Surplus}
 	}
 	grown := r.memory.Grown()
 	if err := r.restore(); err != nil {

@@ -223,26 +223,31 @@ func TestHeadRequestsHaveALengthAndNoBody(t *testing.T) {
 	}
 }
 
-func TestAJobThatHoldsAllMappingsKeepsNoOtherFromStarting(t *testing.T) {
-	r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), Meter: true, Memory: image.SpaceOptions{Mappings: 6}})
+// mappingsFor opens a runtime with so many mappings for images, and makes Programs of one small task that takes 4 of them a sandbox.
+func mappingsFor(t *testing.T, n int) func(*image.Part) *Program {
+	r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), Meter: true, Memory: image.SpaceOptions{Mappings: n}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
 	ok := "\xc8\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00hi" // 200, no fields, "hi"
-	job := func() *Program {
+	return func(part *image.Part) *Program {
 		m, err := r.Compile(t.Context(), handmade{buffer: at(1024, 8192), answer: at(64, uint32(len(ok))), data: []wasmtest.Data{{Offset: 64, Bytes: []byte(ok)}}}.module().Bytes())
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := New(Options{Module: m, Services: newWorld(), Images: true})
+		p, err := New(Options{Module: m, Services: newWorld(), Images: true, Part: part})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = p.Close() })
 		return p
 	}
-	greedy, other := job(), job()
+}
+
+func TestAJobThatHoldsAllMappingsKeepsNoOtherFromStarting(t *testing.T) {
+	job := mappingsFor(t, 6)
+	greedy, other := job(nil), job(nil)
 	asImages := 0
 	for range 5 {
 		if s := sandbox(t, greedy); s.Return() == nil {
@@ -260,5 +265,43 @@ func TestAJobThatHoldsAllMappingsKeepsNoOtherFromStarting(t *testing.T) {
 		if err := s.Return(); !errors.Is(err, ErrNoImage) {
 			t.Errorf("returned: %v", err)
 		}
+	}
+}
+
+func TestAJobThatWantsAllMappingsLeavesOthersSome(t *testing.T) {
+	job := mappingsFor(t, 10*4)
+	greedy, other := job(new(image.Part)), job(new(image.Part))
+	serve := func(s *Sandbox) error {
+		t.Helper()
+		if body, err := get(t, s, "/"); err != nil || body != "hi" {
+			t.Errorf("%q, %v", body, err)
+		}
+		return s.Return()
+	}
+	var held []*Sandbox
+	for range 20 {
+		if s := sandbox(t, greedy); serve(s) == nil { // those that did not begin as the image serve all the same
+			held = append(held, s)
+		}
+	}
+	if len(held) != 5 {
+		t.Fatalf("of 10 images alone, it has %d", len(held))
+	}
+	for range 2 {
+		if err := serve(sandbox(t, other)); err != nil {
+			t.Errorf("another job, whose part is free: %v", err)
+		}
+	}
+	var why *image.DiscardError
+	if err := serve(held[0]); !errors.As(err, &why) || why.Reason != image.Surplus {
+		t.Errorf("the first has more than it leaves, and its sandbox returns with %v", err)
+	}
+	for _, s := range held[:3] {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := serve(held[3]); err != nil {
+		t.Errorf("within its part: %v", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
+	"github.com/ripstop-vm/ripstop/runtime/image"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
 	"github.com/ripstop-vm/ripstop/runtime/processor"
 	"github.com/ripstop-vm/ripstop/runtime/wasi"
@@ -53,6 +54,8 @@ type Options struct {
 	// Images has the sandboxes of a task begin as an image, taken of the first one that was initialised, where that can be done exactly; then
 	// Sandbox.Return works, and the Program has to be closed.
 	Images bool
+	// Part is what the job gets of the memory mappings that images take: beyond it its sandboxes start from the module. nil: all there are.
+	Part *image.Part
 
 	Services Services // nil offers nothing: every call that needs it is ENOSYS, and log lines go nowhere
 	// Interposers are shared by all sandboxes and called from several goroutines.

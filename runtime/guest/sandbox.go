@@ -86,11 +86,11 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 	}
 	defer s.leave()
 	if s.base = p.base.get(); s.base != nil {
-		opts.Image = s.base.image
+		opts.Image, opts.Part = s.base.image, p.opts.Part
 	}
 	s.vm, err = p.opts.Module.NewSandbox(ctx, opts)
 	if errors.Is(err, image.ErrMappings) {
-		// Sandboxes of other jobs may hold them all. One that starts from the module needs next to none.
+		// The job has its part, or others hold them all. One that starts from the module needs next to none.
 		s.base, opts.Image = nil, nil
 		s.vm, err = p.opts.Module.NewSandbox(ctx, opts)
 	}

@@ -13,6 +13,7 @@ var _ engine.Memory = (*Memory)(nil)
 // borrow it: whoever made it closes it, once no guest runs on it any more.
 type Memory struct {
 	space    *Space
+	part     *Part // may be nil
 	image    *Image
 	method   Method
 	max      uint64 // bytes
@@ -32,13 +33,13 @@ const (
 	patience = 16         // returns in a row that found three quarters of them as they were
 )
 
-// NewMemory makes a memory that begins as im and may grow to max bytes. It fails with a *engine.LimitError if im is larger,
-// with ErrMappings, or as the operating system does.
-func (s *Space) NewMemory(im *Image, max uint64) (*Memory, error) {
-	return s.newMemory(im, max, s.method)
+// NewMemory makes a memory that begins as im and may grow to max bytes. It counts as part's; nil: as nobody's. It fails with a
+// *engine.LimitError if im is larger, with ErrMappings, or as the operating system does.
+func (s *Space) NewMemory(im *Image, max uint64, part *Part) (*Memory, error) {
+	return s.newMemory(im, max, part, s.method)
 }
 
-func (s *Space) newMemory(im *Image, max uint64, method Method) (*Memory, error) {
+func (s *Space) newMemory(im *Image, max uint64, part *Part, method Method) (*Memory, error) {
 	if im.size > max {
 		return nil, &engine.LimitError{Limit: "memory", Used: im.size, Max: max}
 	}
@@ -48,13 +49,13 @@ func (s *Space) newMemory(im *Image, max uint64, method Method) (*Memory, error)
 	if !im.hold() {
 		return nil, fmt.Errorf("memory of image %s: it is closed", im.digest)
 	}
-	m := &Memory{space: s, image: im, method: method, max: max, mappings: mappings(len(im.segments))}
-	err := s.take(m.mappings, max)
+	m := &Memory{space: s, part: part, image: im, method: method, max: max, mappings: mappings(len(im.segments))}
+	err := s.take(part, m.mappings, max)
 	if err == nil {
 		if m.buf, err = m.reserve(im, max); err == nil {
 			return m, nil
 		}
-		s.give(m.mappings, max, 0)
+		s.give(part, m.mappings, max, 0)
 	}
 	_ = im.drop(im.digest) // the error that matters is err, and the image is still held by its owner
 	return nil, fmt.Errorf("memory of image %s: %w", im.digest, err)
@@ -71,6 +72,9 @@ func (m *Memory) Grown() bool { return uint64(len(m.buf)) > m.image.size }
 
 // Private is how much the memory held for itself when it last returned, in bytes.
 func (m *Memory) Private() uint64 { return m.kept }
+
+// Surplus reports that the memory's part has more mappings than it leaves to others, who have come since. Closing it helps them.
+func (m *Memory) Surplus() bool { return m.part != nil && m.part.taken.Load() > m.space.left.Load() }
 
 // Grow implements engine.Memory.
 func (m *Memory) Grow(size uint64) error {
@@ -142,7 +146,7 @@ func (m *Memory) Close() error {
 	}
 	m.buf = nil
 	err := m.release(m.max)
-	m.space.give(m.mappings, m.max, m.kept)
+	m.space.give(m.part, m.mappings, m.max, m.kept)
 	if e := m.image.drop(m.image.digest); err == nil {
 		err = e
 	}

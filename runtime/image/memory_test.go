@@ -61,7 +61,7 @@ func take(t testing.TB, s Source) *Image {
 
 func memoryOf(t testing.TB, s *Space, im *Image, max uint64) *Memory {
 	t.Helper()
-	m, err := s.NewMemory(im, max)
+	m, err := s.NewMemory(im, max, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestMemoryReturnsByteForByteWhateverWasDone(t *testing.T) {
 				}
 				defer im.Close()
 				most := uint64(len(want)) + uint64(rapid.IntRange(0, 5).Draw(t, "room"))*page
-				m, err := s.NewMemory(im, most)
+				m, err := s.NewMemory(im, most, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -204,7 +204,7 @@ func TestAnImageMayBeClosedBeforeItsMemories(t *testing.T) {
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.NewMemory(im, page); err == nil {
+	if _, err := s.NewMemory(im, page, nil); err == nil {
 		t.Error("a memory of a closed image was made")
 	}
 }
@@ -217,7 +217,7 @@ func TestMappingsAreRefusedBeforeTheKernelRunsOut(t *testing.T) {
 	for range 3 {
 		all = append(all, memoryOf(t, s, im, page))
 	}
-	if _, err := s.NewMemory(im, page); !errors.Is(err, ErrMappings) {
+	if _, err := s.NewMemory(im, page, nil); !errors.Is(err, ErrMappings) {
 		t.Errorf("a fourth: %v", err)
 	}
 	if st := s.Stats(); st.Memories != 3 || st.Mappings != 3*each || st.Reserved != 3*page {
@@ -229,11 +229,60 @@ func TestMappingsAreRefusedBeforeTheKernelRunsOut(t *testing.T) {
 	memoryOf(t, s, im, page)
 }
 
+// Whoever is alone leaves half of them. When another has come, both have their part once the first has closed its surplus.
+func TestAPartTakesNoMoreMappingsThanItLeaves(t *testing.T) {
+	im := take(t, Source{Memory: bytes.Repeat([]byte{1}, page)})
+	each := mappings(len(im.segments))
+	s := space(t, SpaceOptions{Mappings: 12 * each})
+	fill := func(p *Part) (all []*Memory) {
+		for {
+			m, err := s.NewMemory(im, page, p)
+			if errors.Is(err, ErrMappings) {
+				return all
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = m.Close() })
+			all = append(all, m)
+		}
+	}
+	var first, second Part
+	held := fill(&first)
+	if len(held) != 6 || held[0].Surplus() {
+		t.Fatalf("alone it has %d of 12, which is too much: %t", len(held), held[0].Surplus())
+	}
+	others := fill(&second)
+	if len(others) != 3 || others[0].Surplus() || !held[0].Surplus() {
+		t.Fatalf("another has %d; too much: %t, and of the first %t", len(others), others[0].Surplus(), held[0].Surplus())
+	}
+	for range 6 {
+		for len(held) > 0 && held[0].Surplus() {
+			if err := held[0].Close(); err != nil {
+				t.Fatal(err)
+			}
+			held = held[1:]
+		}
+		others = append(others, fill(&second)...)
+	}
+	if len(held) != 4 || len(others) != 4 || held[0].Surplus() || others[0].Surplus() {
+		t.Errorf("in the end one has %d and the other %d", len(held), len(others))
+	}
+	for _, m := range append(held, others...) {
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if first.taken.Load() != 0 || second.taken.Load() != 0 || s.left.Load() != int64(12*each) || s.Stats() != (Stats{}) {
+		t.Errorf("%d and %d stayed booked, %d are left: %+v", first.taken.Load(), second.taken.Load(), s.left.Load(), s.Stats())
+	}
+}
+
 func TestAnImageLargerThanTheBoundIsRefused(t *testing.T) {
 	s := space(t, SpaceOptions{})
 	im := take(t, Source{Memory: make([]byte, 2*page)})
 	var limit *engine.LimitError
-	if _, err := s.NewMemory(im, page); !errors.As(err, &limit) || limit.Used != 2*page || limit.Max != page {
+	if _, err := s.NewMemory(im, page, nil); !errors.As(err, &limit) || limit.Used != 2*page || limit.Max != page {
 		t.Errorf("%v", err)
 	}
 }

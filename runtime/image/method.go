@@ -80,5 +80,7 @@ const (
 	Hook      Reason = "hook failed"    // what the guest does after each return
 	NoEntropy Reason = "no randomness"  // random state could not be renewed
 	// Descriptors says that the host's side could not be brought back.
+	// Its part has more mappings than it leaves to others.
+	Surplus     Reason = "mappings"
 	Descriptors Reason = "descriptors changed"
 )

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
@@ -26,7 +27,7 @@ type SpaceOptions struct {
 	Clock   clock.Clock // nil means the system clock
 }
 
-// ErrMappings reports that Memories take as many mappings as they may. Closing some helps.
+// ErrMappings reports that Memories take as many mappings as they may, all together or those of one Part. Closing some helps.
 var ErrMappings = errors.New("too many memory mappings")
 
 // Space is where memories of sandboxes lie. Its methods are safe for concurrent use.
@@ -39,6 +40,14 @@ type Space struct {
 
 	mu    sync.Mutex
 	stats Stats
+	left  atomic.Int64 // mappings that nobody takes; changes under mu
+}
+
+// Part is what one holder, such as a job, takes of a Space: at most as many mappings as it leaves to everybody else. Whoever is alone gets
+// half of them so, and n that want all get one in n+1 each, once those that came first have closed their surplus. The zero value is ready to
+// use, in one Space.
+type Part struct {
+	taken atomic.Int64 // mappings; changes under Space.mu
 }
 
 // Stats is what Memories take.
@@ -65,6 +74,7 @@ func NewSpace(opts SpaceOptions) (*Space, error) {
 	if s.opts.Mappings == 0 {
 		s.opts.Mappings = s.kernel.mappings() / 8 * 7
 	}
+	s.left.Store(int64(s.opts.Mappings))
 	s.counts = counting()
 	if err := s.choose(); err != nil {
 		return nil, errors.Join(err, s.kernel.close())
@@ -93,26 +103,40 @@ func (s *Space) Close() error {
 	return s.kernel.close()
 }
 
-// take books a memory, or says that there is no room.
-func (s *Space) take(mappings int, reserved uint64) error {
+// take books a memory, or says that there is no room. part may be nil.
+func (s *Space) take(part *Part, mappings int, reserved uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stats.Mappings+mappings > s.opts.Mappings {
+	left := s.opts.Mappings - s.stats.Mappings - mappings
+	if left < 0 {
 		return fmt.Errorf("%w: %d memories take up to %d, and %d are allowed", ErrMappings, s.stats.Memories, s.stats.Mappings, s.opts.Mappings)
 	}
+	if part != nil {
+		if taken := int(part.taken.Load()) + mappings; taken > left {
+			return fmt.Errorf("%w: those of one part would take up to %d, and leave %d", ErrMappings, taken, left)
+		}
+	}
 	s.stats.Memories++
-	s.stats.Mappings += mappings
 	s.stats.Reserved += reserved
+	s.bookLocked(part, mappings)
 	return nil
 }
 
-func (s *Space) give(mappings int, reserved, private uint64) {
+func (s *Space) give(part *Part, mappings int, reserved, private uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.Memories--
-	s.stats.Mappings -= mappings
 	s.stats.Reserved -= reserved
 	s.stats.Private -= private
+	s.bookLocked(part, -mappings)
+}
+
+func (s *Space) bookLocked(part *Part, mappings int) {
+	s.stats.Mappings += mappings
+	s.left.Add(-int64(mappings))
+	if part != nil {
+		part.taken.Add(int64(mappings))
+	}
 }
 
 // private books what a memory has kept.
@@ -169,7 +193,7 @@ func (s *Space) choose() error {
 
 // try has a memory written to and returned a few times.
 func (s *Space) try(method Method, im *Image, want []byte) (best time.Duration, err error) {
-	m, err := s.newMemory(im, trialSize+engine.PageSize, method)
+	m, err := s.newMemory(im, trialSize+engine.PageSize, nil, method)
 	if err != nil {
 		return 0, err
 	}
