@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+	"slices"
 )
 
 // This file reads bbolt's file format by itself, with plain reads, because bbolt maps a file and trusts it: a wrong
@@ -136,8 +137,15 @@ func verify(r io.ReaderAt, size int64, kind string) error {
 	if err := v.tree(best.root, nil, 0, bounds{}); err != nil {
 		return err
 	}
-	if best.freelist != noFreelist {
-		return v.freelist(best.freelist)
+	if best.freelist == noFreelist {
+		return nil
+	}
+	if err := v.freelist(best.freelist); err != nil {
+		return err
+	}
+	// A page that nothing refers to is one that a tree has lost: bbolt has none.
+	if id := slices.Index(v.seen, false); id >= 0 {
+		return v.fail(uint64(id), "it is neither in use nor free")
 	}
 	return nil
 }
@@ -203,7 +211,9 @@ func (v *verifier) tree(root uint64, path [][]byte, depth int, within bounds) er
 	}
 	switch flags {
 	case flagLeaf:
-		if count == 0 && depth > 0 { // only a bucket without anything has an empty page
+		// Only a bucket without anything has an empty page, and nothing was ever written behind the head of that one: bbolt fills pages that
+		// it begins with zeros. Elsewhere the first element lies there, and the count is wrong.
+		if count == 0 && (depth > 0 || !zero(body[pageHead:])) {
 			return v.fail(root, "its count %d is wrong", count)
 		}
 		return v.leaf(root, body, count, path, within)
@@ -293,8 +303,14 @@ func (v *verifier) bucket(id uint64, path [][]byte, value []byte) error {
 	if len(inline) < pageHead || native.Uint16(inline[8:]) != flagLeaf {
 		return v.fail(id, "bucket %.40q is wrong", path[len(path)-1])
 	}
-	return v.leaf(id, inline, int(native.Uint16(inline[10:])), path, bounds{})
+	count := int(native.Uint16(inline[10:]))
+	if count == 0 && len(inline) > pageHead {
+		return v.fail(id, "the count of bucket %.40q is wrong", path[len(path)-1])
+	}
+	return v.leaf(id, inline, count, path, bounds{})
 }
+
+func zero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
 // value checks the checksums that this package writes.
 func (v *verifier) value(id uint64, path [][]byte, key, value []byte) error {
