@@ -55,20 +55,32 @@ func TestEachCallGetsItsShareOfAReply(t *testing.T) {
 	}
 }
 
-// joined sends calls of one job as one script, and answers what each is told.
-func (q *Queue) joined(t *testing.T, s *script, list ...[]any) []reply {
+// together has calls of one job that go as one script.
+func (q *Queue) together(t *testing.T, s *script, j broker.Job, list ...[]any) []*call {
 	t.Helper()
 	var batch []*call
 	for _, args := range list {
 		batch = append(batch, &call{
-			script: s, group: q.link.keys.queue(testJob), keys: keysOf, identity: *q.link.identity.Load(), now: "",
-			args: []any{q.bell.channel, testJob.String()}, parts: parts{args: args, count: 1, work: 1},
+			script: s, group: q.link.keys.queue(j), keys: keysOf, identity: *q.link.identity.Load(), now: "",
+			args: []any{q.bell.channel, j.String()}, parts: parts{args: args, count: 1, work: 1},
 		})
 	}
 	if n := len(join(batch)); n != 1 {
 		t.Fatalf("they are %d scripts", n)
 	}
+	return batch
+}
+
+// send sends calls and waits for their end.
+func (q *Queue) send(batch []*call) {
 	(&lane{link: q.link, client: q.link.single}).pipeline(batch, true, false)
+}
+
+// joined sends calls of one job as one script, and answers what each is told.
+func (q *Queue) joined(t *testing.T, s *script, list ...[]any) []reply {
+	t.Helper()
+	batch := q.together(t, s, testJob, list...)
+	q.send(batch)
 	var answers []reply
 	for _, c := range batch {
 		rep, err := q.link.read(c)

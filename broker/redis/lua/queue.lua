@@ -103,35 +103,27 @@ local function give(command, key, list)
 	end
 end
 
-local function flush()
-	for hash, t in pairs(fields) do
+-- write_out writes what was gathered for keys. What sets something takes names and values in turns, the name at place 1 or 2 of the two.
+local function write_out(gathered, set, remove, place)
+	for key, t in pairs(gathered) do
 		local sets, removed, n = {}, {}, 0
-		for field, value in pairs(t) do
+		for name, value in pairs(t) do
 			if value then
-				sets[n + 1], sets[n + 2] = field, value
+				sets[n + place], sets[n + 3 - place] = name, value
 				n = n + 2
 			else
-				removed[#removed + 1] = field
+				removed[#removed + 1] = name
 			end
 		end
-		give('HSET', hash, sets)
-		give('HDEL', hash, removed)
-		fields[hash] = nil
+		give(set, key, sets)
+		give(remove, key, removed)
+		gathered[key] = nil
 	end
-	for set, t in pairs(members) do
-		local added, removed, n = {}, {}, 0
-		for member, score in pairs(t) do
-			if score then
-				added[n + 1], added[n + 2] = score, member
-				n = n + 2
-			else
-				removed[#removed + 1] = member
-			end
-		end
-		give('ZADD', set, added)
-		give('ZREM', set, removed)
-		members[set] = nil
-	end
+end
+
+local function flush()
+	write_out(fields, 'HSET', 'HDEL', 1)
+	write_out(members, 'ZADD', 'ZREM', 2)
 	for name, n in pairs(counted) do
 		if n ~= 0 then
 			redis.call('HINCRBY', META, name, n)
