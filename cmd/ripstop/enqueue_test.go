@@ -19,7 +19,15 @@ import (
 
 const enqueueing = "limits: {time: 20s}\nqueue: {attempts: 3, backoff: {first: 10ms}}\ncapabilities:\n  kv: [things]\n  invoke: [probe]\n"
 
-func TestAGuestEnqueues(t *testing.T) {
+func TestAGuestEnqueues(t *testing.T) { guestEnqueues(t, "") }
+
+func TestAGuestEnqueuesOnWasmtime(t *testing.T) {
+	if hasWasmtime() { // else TestAJobRunsOnTheEngineThatItsManifestNames says what happens
+		guestEnqueues(t, "engine: wasmtime\n")
+	}
+}
+
+func guestEnqueues(t *testing.T, on string) {
 	told := make(chan string, 1)
 	outside := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		told <- r.Header.Get("Ce-Id")
@@ -29,9 +37,9 @@ func TestAGuestEnqueues(t *testing.T) {
 	fetch := "  fetch: [{scheme: http, host: 127.0.0.1, port: " + port + ", private: true}]\n"
 	s := startServer(t)
 	probe := buildProbe(t)
-	s.deploy("probe", probe, enqueueing+"  enqueue: [probe, other, full, gone]\n"+fetch)
-	s.deploy("other", probe, enqueueing+fetch)
-	s.deploy("full", probe, "queue: {length: 1}\n")
+	s.deploy("probe", probe, on+enqueueing+"  enqueue: [probe, other, full, gone]\n"+fetch)
+	s.deploy("other", probe, on+enqueueing+fetch)
+	s.deploy("full", probe, on+"queue: {length: 1}\n")
 	s.deploy("hello", saying("Content-Type: text/plain\n\nhello"), "")
 
 	// ask has the probe enqueue, and answers the ID and what went wrong.
