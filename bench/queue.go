@@ -24,6 +24,9 @@ const (
 	callBatch    = 100 // invocations that one call enqueues where they come in batches
 )
 
+// moreClients are how many more enqueue at once, one a call, on Redis.
+var moreClients = []int{128, 512}
+
 // queues compares queued invocations with asynq, on the same Redis, and with what the file format below the embedded broker can do.
 var queues = comparison{
 	name: "queue", about: "enqueue and process queued invocations, on Redis and embedded; against asynq on Redis, and raw bbolt",
@@ -61,6 +64,27 @@ func measureQueues(ctx context.Context, b *bench) ([]Figure, error) {
 			side{"redis " + fsync, own(1, onRedis)},
 			side{"redis in batches " + fsync, own(callBatch, onRedis)},
 			side{"asynq " + fsync, func(ctx context.Context) (values, error) { return b.measureAsynq(ctx, fsync, part) }})
+		for _, n := range moreClients {
+			sides = append(sides,
+				side{fmt.Sprintf("redis %s, %d", fsync, n), func(ctx context.Context) (values, error) {
+					q, end, err := onRedis(ctx)
+					if err != nil {
+						return nil, err
+					}
+					defer end()
+					rate, err := enqueueOwn(ctx, q, 1, n, part)
+					return values{"enqueue": rate}, err
+				}},
+				side{fmt.Sprintf("asynq %s, %d", fsync, n), func(ctx context.Context) (values, error) {
+					s, err := b.startRedis(ctx, fsync)
+					if err != nil {
+						return nil, err
+					}
+					defer s.close()
+					rate, _, err := enqueueAsynq(ctx, asynqAt(s, n), n, part)
+					return values{"enqueue": rate}, err
+				}})
+		}
 	}
 	sides = append(sides,
 		side{"embedded", own(1, embeddedQueue)}, side{"embedded in batches", own(callBatch, embeddedQueue)},
@@ -71,13 +95,22 @@ func measureQueues(ctx context.Context, b *bench) ([]Figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	same := fmt.Sprintf("%d bytes, %d at once, kept for %s", queueBytes, queueClients, retention)
+	sameFor := func(n int) string {
+		return fmt.Sprintf("%d bytes, %d at once, kept for %s", queueBytes, n, retention)
+	}
+	same := sameFor(queueClients)
 	for _, fsync := range settings {
 		peer, on := "asynq "+fsync, ", Redis, appendfsync "+fsync
 		figs = append(figs, r.figures(
 			line{name: "enqueue" + on, unit: "1/s", of: "redis " + fsync, metric: "enqueue", against: peer, target: atLeastTimes(2), note: "one a call; " + same},
 			line{name: "enqueue" + on, unit: "1/s", of: "redis in batches " + fsync, metric: "enqueue", against: peer, target: atLeastTimes(2), note: fmt.Sprintf("%d a call, asynq one; %s", callBatch, same)},
 			line{name: "process" + on, unit: "1/s", of: "redis " + fsync, metric: "process", against: peer, target: atLeastTimes(2), note: fmt.Sprintf("leased up to %d a call, completed one by one; %s", queueClients, same)})...)
+		for _, n := range moreClients {
+			figs = append(figs, r.figures(line{
+				name: "enqueue" + on, unit: "1/s", of: fmt.Sprintf("redis %s, %d", fsync, n), metric: "enqueue",
+				against: fmt.Sprintf("asynq %s, %d", fsync, n), target: atLeastTimes(2), note: "one a call; " + sameFor(n),
+			})...)
+		}
 	}
 	syncs := "synced before each answer; asynq on Redis, appendfsync always; "
 	figs = append(figs, r.figures(
@@ -128,13 +161,13 @@ func embeddedQueue(context.Context) (broker.Queue, func(), error) {
 	}, nil
 }
 
-// atOnce calls do from queueClients goroutines until it answers false or fails, or d is over; it answers how many times a second.
-func atOnce(ctx context.Context, d time.Duration, do func(context.Context) (bool, error)) (float64, error) {
-	var n atomic.Int64
-	errs := make(chan error, queueClients)
+// atOnce calls do from n goroutines until it answers false or fails, or d is over; it answers how many times a second.
+func atOnce(ctx context.Context, n int, d time.Duration, do func(context.Context) (bool, error)) (float64, error) {
+	var calls atomic.Int64
+	errs := make(chan error, n)
 	began := time.Now()
 	var wg sync.WaitGroup
-	for range queueClients {
+	for range n {
 		wg.Go(func() {
 			for time.Since(began) < d {
 				more, err := do(ctx)
@@ -145,23 +178,36 @@ func atOnce(ctx context.Context, d time.Duration, do func(context.Context) (bool
 				if !more {
 					return
 				}
-				n.Add(1)
+				calls.Add(1)
 			}
 		})
 	}
 	wg.Wait()
 	took := time.Since(began)
 	close(errs)
-	return float64(n.Load()) / took.Seconds(), <-errs
+	return float64(calls.Load()) / took.Seconds(), <-errs
 }
 
 var queuedJob = broker.Job{Entitlement: broker.DefaultEntitlement, Name: "bench"}
 
 // measureQueue enqueues for d, batch in each call, and then processes for d. It answers "enqueue" and "process" a second.
 func measureQueue(ctx context.Context, q broker.Queue, batch int, d time.Duration) (values, error) {
+	enqueued, err := enqueueOwn(ctx, q, batch, queueClients, d)
+	if err != nil {
+		return nil, err
+	}
+	rate, err := processQueue(ctx, q, d)
+	if err != nil {
+		return nil, fmt.Errorf("process: %w", err)
+	}
+	return values{"enqueue": enqueued, "process": rate}, nil
+}
+
+// enqueueOwn enqueues for d from n goroutines, batch in each call, and answers how many a second.
+func enqueueOwn(ctx context.Context, q broker.Queue, batch, n int, d time.Duration) (float64, error) {
 	var next atomic.Int64
 	payload := make([]byte, queueBytes)
-	calls, err := atOnce(ctx, d, func(ctx context.Context) (bool, error) {
+	calls, err := atOnce(ctx, n, d, func(ctx context.Context) (bool, error) {
 		in := broker.Batch{Job: queuedJob, Limit: broker.MaxQueueLength}
 		for range batch {
 			in.Invocations = append(in.Invocations, broker.Invocation{ID: broker.InvocationID(fmt.Sprintf("id-%012d", next.Add(1))), Payload: payload, ResultTTL: retention})
@@ -170,13 +216,31 @@ func measureQueue(ctx context.Context, q broker.Queue, batch int, d time.Duratio
 		return err == nil, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("enqueue: %w", err)
+		return 0, fmt.Errorf("enqueue: %w", err)
 	}
-	rate, err := processQueue(ctx, q, d)
+	return calls * float64(batch), nil
+}
+
+// asynqAt is how asynq connects: with a connection for each of n clients, and as many to spare.
+func asynqAt(s *redisServer, n int) asynq.RedisClientOpt {
+	return asynq.RedisClientOpt{Network: "unix", Addr: s.socket, PoolSize: 2 * n}
+}
+
+// enqueueAsynq enqueues for d from n goroutines, one in each call. It answers how many a second, and how many in all.
+func enqueueAsynq(ctx context.Context, at asynq.RedisClientOpt, n int, d time.Duration) (float64, int64, error) {
+	client := asynq.NewClient(at)
+	defer client.Close()
+	payload := make([]byte, queueBytes)
+	var queued atomic.Int64
+	rate, err := atOnce(ctx, n, d, func(ctx context.Context) (bool, error) {
+		_, err := client.EnqueueContext(ctx, asynq.NewTask("bench", payload, asynq.Retention(retention)))
+		queued.Add(1)
+		return err == nil, err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("process: %w", err)
+		return 0, 0, fmt.Errorf("enqueue: %w", err)
 	}
-	return values{"enqueue": calls * float64(batch), "process": rate}, nil
+	return rate, queued.Load(), nil
 }
 
 // processQueue leases as many as there are free slots and completes each by itself, until nothing is left or d is over. It answers how many
@@ -239,19 +303,12 @@ func (b *bench) measureAsynq(ctx context.Context, fsync string, d time.Duration)
 		return nil, err
 	}
 	defer s.close()
-	at := asynq.RedisClientOpt{Network: "unix", Addr: s.socket, PoolSize: 2 * queueClients}
-	client := asynq.NewClient(at)
-	defer client.Close()
-	payload := make([]byte, queueBytes)
-	var queued atomic.Int64
-	rate, err := atOnce(ctx, d, func(ctx context.Context) (bool, error) {
-		_, err := client.EnqueueContext(ctx, asynq.NewTask("bench", payload, asynq.Retention(retention)))
-		queued.Add(1)
-		return err == nil, err
-	})
+	at := asynqAt(s, queueClients)
+	rate, queued, err := enqueueAsynq(ctx, at, queueClients, d)
 	if err != nil {
-		return nil, fmt.Errorf("enqueue: %w", err)
+		return nil, err
 	}
+	payload := make([]byte, queueBytes)
 	server := asynq.NewServer(at, asynq.Config{Concurrency: queueClients, LogLevel: asynq.ErrorLevel})
 	var done atomic.Int64
 	all := make(chan struct{})
@@ -260,7 +317,7 @@ func (b *bench) measureAsynq(ctx context.Context, fsync string, d time.Duration)
 		if _, err := t.ResultWriter().Write(payload); err != nil {
 			return err
 		}
-		if done.Add(1) == queued.Load() {
+		if done.Add(1) == queued {
 			close(all)
 		}
 		return nil

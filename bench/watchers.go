@@ -148,7 +148,7 @@ func commitWatched(ctx context.Context, records broker.Records, n int, d time.Du
 	}
 	began := time.Now()
 	var next atomic.Uint64
-	rate, err := atOnce(ctx, d, func(ctx context.Context) (bool, error) {
+	rate, err := atOnce(ctx, queueClients, d, func(ctx context.Context) (bool, error) {
 		_, err := records.Commit(ctx, broker.Commit{Writes: []broker.Write{{Key: fmt.Sprint("k", next.Add(1)%1000), Value: make([]byte, 256)}}})
 		return err == nil, err
 	})

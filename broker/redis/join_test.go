@@ -96,13 +96,14 @@ func TestCallsThatShareAScriptAreAnsweredEachForItself(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t, redistest.Start(t).URL(), Options{})
 	q := s.Queue()
-	plain, more := terms(0, 0, 5, 0, 0, time.Hour, 0), terms(0, 0, 5, 0, 0, time.Hour, 0)+"+"
+	v := &broker.Invocation{MaxAttempts: 5, ResultTTL: time.Hour}
+	first, next, more, firstMore := terms(3, v, 0, false), terms(0, v, 0, false), terms(0, v, 0, true), terms(4, v, 0, true)
 	got := q.joined(t, enqueueScript,
-		[]any{3, 2, "a", "1", plain, "b", "2", more, "", "key", ""},
-		[]any{3, 2, "c", "3", plain, "d", "4", plain}, // two more are over its limit
-		[]any{3, 2, "a", "5", plain, "c", "6", plain}, // one was enqueued above, the other was not
-		[]any{4, 1, "e", "7", more, "", "key", ""},
-		[]any{4, 1, "f", "8", more, "line", "", ""},
+		[]any{first, "a", "1", more, "b", "2", "", "key", ""},
+		[]any{first, "c", "3", next, "d", "4"}, // two more are over its limit
+		[]any{first, "a", "5", next, "c", "6"}, // one was enqueued above, the other was not
+		[]any{firstMore, "e", "7", "", "key", ""},
+		[]any{firstMore, "f", "8", "line", "", ""},
 	)
 	if want := "[[0] [[full 2 2]] [[ok 1 0]] [[ok b]] [0]]"; fmt.Sprint(got) != want {
 		t.Errorf("enqueued, they are answered %v, want %s", got, want)

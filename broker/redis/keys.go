@@ -46,7 +46,7 @@ func (k keys) records() group                { return k.group("records") }
 func (k keys) lease(name string) group       { return k.group("lease:" + name) }
 func (k keys) bucket(name string) group      { return k.group("bucket:" + name) }
 func (k keys) blob(d broker.Digest) group    { return k.group("blob:" + string(d)) }
-func (k keys) queue(j broker.Job) group      { return k.group("queue:" + j.String()) }
+func (k keys) queue(j broker.Job) group      { return k.group("queue:" + j.Entitlement + "/" + j.Name) }
 func (k keys) names(kind string) group       { return k.group("names:" + kind) }
 func (k keys) identityOf(slot uint16) string { return k.prefix + ":identity:{" + tags()[slot] + "}" }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -84,20 +85,20 @@ func (q *Queue) Enqueue(ctx context.Context, b broker.Batch) ([]broker.Receipt, 
 	if len(b.Invocations) == 0 {
 		return []broker.Receipt{}, nil
 	}
-	args := make([]any, 0, 2+3*len(b.Invocations))
-	args = append(args, b.Limit, len(b.Invocations))
+	args := make([]any, 0, 3*len(b.Invocations))
+	limit := b.Limit
 	for i := range b.Invocations {
 		v := &b.Invocations[i]
 		attempts, document := 0, ""
 		if v.Callback != nil {
 			attempts, document = v.Callback.MaxAttempts, string(v.Callback.Document)
 		}
-		terms := terms(v.Priority, v.Delay.Microseconds(), v.MaxAttempts, v.Backoff.First, v.Backoff.Max, v.ResultTTL, attempts)
-		if more := v.Order != "" || v.Key != "" || attempts > 0; more {
-			args = append(args, string(v.ID), string(v.Payload), terms+"+", v.Order, v.Key, document)
-		} else {
-			args = append(args, string(v.ID), string(v.Payload), terms)
+		more := v.Order != "" || v.Key != "" || attempts > 0
+		args = append(args, terms(limit, v, attempts, more), string(v.ID), string(v.Payload))
+		if more {
+			args = append(args, v.Order, v.Key, document)
 		}
+		limit = 0
 	}
 	rep, err := q.enqueue(ctx, b.Job, parts{args, 1, len(b.Invocations)})
 	switch {
@@ -141,16 +142,36 @@ func (q *Queue) enqueue(ctx context.Context, j broker.Job, batch parts) (reply, 
 	}
 }
 
-// terms writes numbers, separated by spaces.
-func terms(priority int, delay int64, attempts int, first, longest, ttl time.Duration, calls int) string {
+// terms writes what queue_enqueue.lua calls terms of an invocation, the first one of a batch if there is a limit.
+func terms(limit int, v *broker.Invocation, calls int, more bool) string {
 	b := make([]byte, 0, 64)
-	for i, n := range [...]int64{int64(priority), delay, int64(attempts), int64(first), int64(longest), int64(ttl), int64(calls)} {
-		if i > 0 {
-			b = append(b, ' ')
-		}
-		b = strconv.AppendInt(b, n, 10)
+	for _, n := range [...]int64{int64(limit), int64(v.Priority), v.Delay.Microseconds(), int64(calls)} {
+		b = append(strconv.AppendInt(b, n, 10), ' ')
+	}
+	if more {
+		b = append(b, "+ "...)
+	} else {
+		b = append(b, "- "...)
+	}
+	for _, n := range [...]uint64{uint64(v.MaxAttempts), uint64(v.ResultTTL), uint64(v.Backoff.First), uint64(v.Backoff.Max)} {
+		b = appendPacked(b, n)
 	}
 	return string(b)
+}
+
+// appendPacked appends a number in the shortest form that MessagePack has.
+func appendPacked(b []byte, n uint64) []byte {
+	switch {
+	case n < 1<<7:
+		return append(b, byte(n))
+	case n < 1<<8:
+		return append(b, 0xcc, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(b, 0xcd), uint16(n))
+	case n < 1<<32:
+		return binary.BigEndian.AppendUint32(append(b, 0xce), uint32(n))
+	}
+	return binary.BigEndian.AppendUint64(append(b, 0xcf), n)
 }
 
 // Lease implements broker.Queue. All jobs but one are asked first, together, which of them have something.

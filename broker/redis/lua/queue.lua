@@ -87,6 +87,9 @@ end
 
 -- get_all reads fields of which nothing was put, each false if it is not there.
 local function get_all(hash, list)
+	if #list <= MOST then
+		return #list > 0 and redis.call('HMGET', hash, unpack(list)) or {}
+	end
 	local values = {}
 	for i = 1, #list, MOST do
 		for _, value in ipairs(redis.call('HMGET', hash, unpack(list, i, math.min(i + MOST - 1, #list)))) do

@@ -1,43 +1,38 @@
 #!lua
 -- Enqueues batches of invocations: of each batch all that are new or none.
 -- KEYS: see queue.lua
--- ARGV: 1 identity, 2 time, 3 channel to tell who waits, 4 the job, then for each batch: limit, how many invocations, and for each of them
---       ID, payload, terms: priority, delay in microseconds, attempts, first and longest backoff and time to live of the result in
---       nanoseconds, attempts of the callback (0: none), separated by spaces; and if a '+' follows the last of these: order, idempotency
---       key, document of the callback
+-- ARGV: 1 identity, 2 time, 3 channel to tell who waits, 4 the job, then for each invocation: terms, ID, payload. Terms are, each with a
+--       space behind it: the limit of its batch if it is the first one of that, or 0; priority; delay in microseconds; attempts of the
+--       callback (0: none); '+' if order, idempotency key and document of the callback come after the payload, or '-'; and then, packed as
+--       they are in an item, attempts, time to live of the result, first and longest backoff
 -- Returns {'ok', then for each batch: 0 if all were new, {'ok', then for each invocation 0 if it is new, 1 if it was known, or the ID of the
 -- one that was known by its key}, {'full', unfinished, new}, {'newer', schema}, or {'settle', ID} for one that time has made unknown, for
 -- which queue_settle has to run first. But for the first two nothing of the batch was enqueued}.
-local ARGV, last = ARGV, #ARGV
+local ARGV, last, pack, format = ARGV, #ARGV, cmsgpack.pack, string.format
 
--- terms reads terms, which are the same for many.
+-- terms reads terms, which are the same for many. An item as it is packed is what comes before its seq, priority to longest, size, and what
+-- comes after that; see FIELDS.
 local read = {}
 local function terms(packed)
-	local priority, delay, max, first, longest, ttl, calls, more =
-		string.match(packed, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)(%+?)$')
+	local limit, priority, delay, calls, more, rest = string.match(packed, '^(%d+) (%d+) (%d+) (%d+) ([+-]) (.*)$')
+	local due = T + delay
 	local o = {
-		priority = tonumber(priority), due = T + delay, max = tonumber(max), first = tonumber(first), longest = tonumber(longest),
-		ttl = tonumber(ttl), calls = tonumber(calls), width = more == '' and 3 or 6, more = more ~= '',
+		limit = tonumber(limit), priority = string.char(priority), rest = rest, due = due, score = (9 - priority) * 1e14, calls = calls ~= '0',
+		more = more == '+', width = more == '+' and 6 or 3, place = due <= T and 'r' or 'd',
+		last = pack(T, 0, due) .. '\160\160\0\160\0\160\0\160\0\0' .. (calls == '0' and '\160\160\0' or '\161p\160' .. pack(tonumber(calls)))
+			.. '\0\0\160\160\0\160\0',
+		size = -1, tail = '', -- of the last payload
 	}
-	o.score = (9 - o.priority) * 1e14
-	o.place = o.due <= T and 'r' or 'd'
-	-- An item as it is packed is what comes before its seq, priority to longest, size, and what comes after that; see FIELDS.
-	o.middle = cmsgpack.pack(o.priority, '', '', o.max, o.ttl, o.first, o.longest)
-	o.last = cmsgpack.pack(T, 0, o.due, '', '', 0, '', 0, '', 0, '', 0, 0, o.calls > 0 and 'p' or '', '', o.calls, 0, 0, '', '', 0, '', 0)
 	read[packed] = o
 	return o
 end
 
 local ids, count, i = {}, 0, 5
 while i < last do
-	local end_of_batch = count + ARGV[i + 1]
-	i = i + 2
-	while count < end_of_batch do
-		count = count + 1
-		ids[count] = ARGV[i]
-		local packed = ARGV[i + 2]
-		i = i + (read[packed] or terms(packed)).width
-	end
+	local packed = ARGV[i]
+	count = count + 1
+	ids[count] = ARGV[i + 1]
+	i = i + (read[packed] or terms(packed)).width
 end
 local found = get_all(ITEMS, ids)
 
@@ -59,23 +54,20 @@ local have, seq = (meta[1] or 0) + (meta[2] or 0) + (meta[3] or 0) + (meta[4] or
 local before = seq
 local fresh, keys = {}, {} -- invocations that these batches add; their idempotency keys → invocation
 local items, payloads, ready, delayed, n, ranked, late = {}, {}, {}, {}, 0, 0, 0
-local reply, done = {'ok'}, 0
-count, i = 0, 5
-while i < last do
-	local limit, batch, begin = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), i + 2
-	local answer, new, refused = {'ok'}, 0, nil
-	i = begin
-	for k = 1, batch do
-		count = count + 1
-		local id, o = ARGV[i], read[ARGV[i + 2]]
-		local is, problem
+local reply, done, k = {'ok'}, 1, 1
+i = 5
+while k <= count do
+	local begin, start, o, new, answer, refused = i, k, read[ARGV[i]], 0, nil, nil
+	local limit = o.limit
+	repeat
+		local id, is, problem = ids[k], nil, nil
 		if fresh[id] then
 			is = 1
-		else
-			is, problem = state(id, found[count])
+		elseif found[k] then
+			is, problem = state(id, found[k])
 		end
-		local key = o.more and ARGV[i + 4] or ''
-		if not is and key ~= '' then
+		if o.more and not is and ARGV[i + 4] ~= '' then
+			local key = ARGV[i + 4]
 			is = keys[key]
 			if not is then
 				local other = redis.call('HGET', IDEMPOTENCY, key)
@@ -84,68 +76,85 @@ while i < last do
 					is = is and other
 				end
 			end
-		end
-		refused = refused or problem
-		if not is then
-			is, new = 0, new + 1
-			fresh[id] = i
-			if key ~= '' then
+			if not is then
 				keys[key] = id
 			end
 		end
-		answer[k + 1] = is
-		i = i + o.width
-	end
+		if not is then
+			new = new + 1
+			fresh[id] = true
+		else
+			refused = refused or problem
+			if not answer then
+				answer = {'ok'}
+				for known = start, k - 1 do
+					answer[known - start + 2] = 0
+				end
+			end
+		end
+		if answer then
+			answer[k - start + 2] = is or 0
+		end
+		i, k = i + o.width, k + 1
+		o = read[ARGV[i]]
+	until not o or o.limit > 0
 	if not refused and new > 0 and have + new > limit then
 		refused = {'full', have, new}
 	end
-	have = have + (refused and 0 or new)
+	if not refused then
+		have = have + new
+	end
 	local at = begin
-	for k = 1, batch do
-		local id, o = ARGV[at], read[ARGV[at + 2]]
-		if answer[k + 1] ~= 0 then -- it was known
+	for mine = start, k - 1 do
+		local id, o = ids[mine], read[ARGV[at]]
+		if answer and answer[mine - start + 2] ~= 0 then -- it was known
 		elseif refused then
 			fresh[id] = nil
 			if o.more then
 				keys[ARGV[at + 4]] = nil
 			end
 		else
-			local place, middle, payload = o.place, o.middle, ARGV[at + 1]
+			local place, payload = o.place, ARGV[at + 2]
 			seq = seq + 1
+			if #payload ~= o.size then
+				o.size = #payload
+				o.tail = o.rest .. pack(o.size) .. o.last
+			end
+			local names = '\160\160'
 			if o.more then
 				local order, key = ARGV[at + 3], ARGV[at + 4]
-				middle = cmsgpack.pack(o.priority, order, key, o.max, o.ttl, o.first, o.longest)
-				if o.calls > 0 then
+				names = pack(order, key)
+				if o.calls then
 					redis.call('HSET', DOCUMENTS, id, ARGV[at + 5])
 				end
 				if key ~= '' then
 					redis.call('HSET', IDEMPOTENCY, key, id)
 				end
 				if order ~= '' then
-					local mine = turn_of(order, seq, id)
-					redis.call('ZADD', ORDERS, 0, mine)
-					if first_of(order) ~= mine then
+					local turn = turn_of(order, seq, id)
+					redis.call('ZADD', ORDERS, 0, turn)
+					if first_of(order) ~= turn then
 						place = ''
 					end
 				end
 			end
 			-- An array of 35; schema, 'w', place.
 			items[n + 1], items[n + 2] = id, (place == 'r' and '\220\0\35\1\161w\161r' or place == 'd' and '\220\0\35\1\161w\161d' or '\220\0\35\1\161w\160')
-				.. cmsgpack.pack(seq) .. middle .. cmsgpack.pack(#payload) .. o.last
+				.. pack(seq) .. o.priority .. names .. o.tail
 			payloads[n + 1], payloads[n + 2] = id, payload
 			n = n + 2
 			if place == 'r' then
-				ready[ranked + 1], ready[ranked + 2] = text(o.score + seq), id
+				ready[ranked + 1], ready[ranked + 2] = format('%d', o.score + seq), id
 				ranked = ranked + 2
 			elseif place == 'd' then
-				delayed[late + 1], delayed[late + 2] = text(o.due), id
+				delayed[late + 1], delayed[late + 2] = format('%d', o.due), id
 				late = late + 2
 			end
 		end
 		at = at + o.width
 	end
 	done = done + 1
-	reply[done + 1] = refused or new == batch and 0 or answer
+	reply[done] = refused or answer or 0
 end
 if seq > before then
 	give('HSET', ITEMS, items)
