@@ -140,14 +140,8 @@ func TestAServerThatIsKilledWhileManyAreEnqueuedHasNoneOfThemAndAllOfBefore(t *t
 	prepare := func(q *Queue, j broker.Job) (calls [][]any) {
 		enqueueAll(t, q, j, each("kept"))
 		for _, v := range each("lost") {
-			attempts, more := 0, ""
-			args := []any{1000, 1, string(v.ID), string(v.Payload), ""}
-			if v.Callback != nil {
-				attempts, more = v.Callback.MaxAttempts, "+"
-				args = append(args, v.Order, v.Key, string(v.Callback.Document))
-			}
-			args[4] = terms(0, v.Delay.Microseconds(), 5, 0, 0, time.Hour, attempts) + more
-			calls = append(calls, args)
+			v.MaxAttempts, v.ResultTTL = 5, time.Hour
+			calls = append(calls, appendInvocation(nil, 1000, &v))
 		}
 		return calls
 	}

@@ -88,16 +88,7 @@ func (q *Queue) Enqueue(ctx context.Context, b broker.Batch) ([]broker.Receipt, 
 	args := make([]any, 0, 3*len(b.Invocations))
 	limit := b.Limit
 	for i := range b.Invocations {
-		v := &b.Invocations[i]
-		attempts, document := 0, ""
-		if v.Callback != nil {
-			attempts, document = v.Callback.MaxAttempts, string(v.Callback.Document)
-		}
-		more := v.Order != "" || v.Key != "" || attempts > 0
-		args = append(args, terms(limit, v, attempts, more), string(v.ID), string(v.Payload))
-		if more {
-			args = append(args, v.Order, v.Key, document)
-		}
+		args = appendInvocation(args, limit, &b.Invocations[i])
 		limit = 0
 	}
 	rep, err := q.enqueue(ctx, b.Job, parts{args, 1, len(b.Invocations)})
@@ -142,7 +133,21 @@ func (q *Queue) enqueue(ctx context.Context, j broker.Job, batch parts) (reply, 
 	}
 }
 
-// terms writes what queue_enqueue.lua calls terms of an invocation, the first one of a batch if there is a limit.
+// appendInvocation appends what queue_enqueue.lua takes of an invocation, the first one of a batch if there is a limit.
+func appendInvocation(args []any, limit int, v *broker.Invocation) []any {
+	attempts, document := 0, ""
+	if v.Callback != nil {
+		attempts, document = v.Callback.MaxAttempts, string(v.Callback.Document)
+	}
+	more := v.Order != "" || v.Key != "" || attempts > 0
+	args = append(args, terms(limit, v, attempts, more), string(v.ID), string(v.Payload))
+	if more {
+		args = append(args, v.Order, v.Key, document)
+	}
+	return args
+}
+
+// terms writes what queue_enqueue.lua calls the terms of an invocation.
 func terms(limit int, v *broker.Invocation, calls int, more bool) string {
 	b := make([]byte, 0, 64)
 	for _, n := range [...]int64{int64(limit), int64(v.Priority), v.Delay.Microseconds(), int64(calls)} {
