@@ -17,6 +17,8 @@ var (
 	ErrHeld = errors.New("the lease is held")
 	// ErrLeaseLost: the lease has ended; somebody else may have it. Nothing changed.
 	ErrLeaseLost = errors.New("the lease is lost")
+	// ErrNotWaiting: the invocation is leased, or has ended. Nothing changed.
+	ErrNotWaiting = errors.New("the invocation does not wait")
 	// ErrQueueFull: the job has too many unfinished invocations. Nothing changed.
 	ErrQueueFull = errors.New("the queue is full")
 	// ErrQuota: the bucket would grow past its quota. Nothing changed.

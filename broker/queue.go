@@ -23,6 +23,7 @@ const (
 	MinResultTTL      = time.Second
 	MaxQueueLength    = 10_000_000 // the largest Batch.Limit
 	MaxLeaseJobs      = 1000       // jobs of one call to Lease, Wait or Counts
+	MaxListFrom       = 512        // bytes of what List answers to go on from
 )
 
 // What zero values stand for.
@@ -203,10 +204,10 @@ func (c Counts) Length() int { return c.Waiting + c.Leased + c.Dead + c.Callback
 // invocation, its result and its idempotency key are forgotten, as if they had never been.
 //
 // The server's clock decides. What time does (a delay or a lease runs out, a result expires) is seen by each later call
-// that names the invocation, and by Lease; Counts and Letters may be late with it until the job's next Lease. Ready
+// that names the invocation, and by Lease; Counts, List and Letters may be late with it until the job's next Lease. Ready
 // invocations of a job are leased by priority, and those of one priority in the order in which they were enqueued (or
 // requeued); one that is given back takes its old place. Callbacks are leased in the order in which they became ready. Methods are safe for concurrent use. What they changed is durable
-// when they return. After ErrNotFound, ErrConflict, ErrLeaseLost, ErrQueueFull, ErrTooLarge, ErrInvalid, ErrFull and
+// when they return. After ErrNotFound, ErrConflict, ErrLeaseLost, ErrNotWaiting, ErrQueueFull, ErrTooLarge, ErrInvalid, ErrFull and
 // ErrReadOnly nothing has changed; after any other error the change may have been made, whole.
 type Queue interface {
 	// Enqueue stores a batch, whole or not at all, and answers a receipt for each invocation. One whose ID or idempotency
@@ -238,6 +239,18 @@ type Queue interface {
 	Result(ctx context.Context, j Job, id InvocationID) (Result, error)
 	// Counts answers for each job how many invocations there are. Each is of a moment of its own.
 	Counts(ctx context.Context, jobs ...Job) ([]Counts, error)
+
+	// List answers a job's invocations that are waiting or leased, at most limit (0: 100, at most MaxBatch), and from where to go
+	// on: empty to begin, and in an answer when there are no more. First come those that are leased, then those that are ready, as
+	// they will be leased, then the others. An answer may have fewer, or none, though there are more: what it looks at is
+	// bounded. Of those that have ended none is looked at, however many are known. One that moves between two calls (it is leased,
+	// given back or becomes ready) may be missed, or come twice. It fails with ErrInvalid if from is not what a List answered.
+	List(ctx context.Context, j Job, from string, limit int) (list []Status, next string, err error)
+	// Cancel ends an invocation that waits as dead, with a reason, and does not keep it as a dead letter: in one step it is what an
+	// end and Discard are. So its result is known until it expires, its callback becomes ready, and its order goes on. It fails with
+	// ErrNotFound if the invocation is not known, and with ErrNotWaiting if it is leased or has ended: of those who cancel and
+	// those who lease at the same moment, one succeeds.
+	Cancel(ctx context.Context, j Job, id InvocationID, reason string) error
 
 	// Letters answers a job's dead letters in order of their IDs, bytewise: those after an ID, at most limit (0: 100, at
 	// most MaxBatch).

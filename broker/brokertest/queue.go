@@ -18,7 +18,7 @@ import (
 // time finer than a second.
 func Queue(t *testing.T, open func(*testing.T, clock.Clock) broker.Queue) {
 	cases := map[string]func(*testing.T, broker.Queue, *clock.Manual){}
-	for _, some := range []map[string]func(queueTest){queueCases, queueChoiceCases, queueEndCases, queueConcurrentCases} {
+	for _, some := range []map[string]func(queueTest){queueCases, queueChoiceCases, queueEndCases, queueCancelCases, queueConcurrentCases} {
 		for name, check := range some {
 			cases[name] = func(t *testing.T, q broker.Queue, c *clock.Manual) { check(queueTest{t, q, c}) }
 		}

@@ -18,14 +18,15 @@ import (
 )
 
 var queueConcurrentCases = map[string]func(queueTest){
-	"many workers lease each invocation once":            leasedOnceByMany,
-	"workers that stall make nobody else's result wrong": stallingWorkers,
-	"of many who complete one lease one succeeds":        contendedComplete,
-	"of many who enqueue under one key one is first":     contendedKey,
-	"an ID that looks like an answer is an ID":           numberedID,
-	"many who enqueue stay within the limit together":    contendedLimit,
-	"of an order one runs at a time, whoever leases":     contendedOrder,
-	"random calls do what the model does":                queueLikeTheModel,
+	"many workers lease each invocation once":              leasedOnceByMany,
+	"workers that stall make nobody else's result wrong":   stallingWorkers,
+	"of many who complete one lease one succeeds":          contendedComplete,
+	"of many who enqueue under one key one is first":       contendedKey,
+	"an ID that looks like an answer is an ID":             numberedID,
+	"many who enqueue stay within the limit together":      contendedLimit,
+	"of an order one runs at a time, whoever leases":       contendedOrder,
+	"of those who cancel and those who lease one succeeds": contendedCancel,
+	"random calls do what the model does":                  queueLikeTheModel,
 }
 
 func (t queueTest) enqueueMany(n int, change func(int, *broker.Invocation)) {
@@ -286,7 +287,7 @@ type pair struct {
 }
 
 func (p *pair) same(what string, got, want any, gotErr, wantErr error) {
-	for _, e := range []error{broker.ErrNotFound, broker.ErrLeaseLost, broker.ErrQueueFull, broker.ErrInvalid, broker.ErrTooLarge} {
+	for _, e := range []error{broker.ErrNotFound, broker.ErrLeaseLost, broker.ErrNotWaiting, broker.ErrQueueFull, broker.ErrInvalid, broker.ErrTooLarge} {
 		if errors.Is(gotErr, e) != errors.Is(wantErr, e) {
 			p.Fatalf("%s answers %v, the model %v", what, gotErr, wantErr)
 		}
@@ -306,6 +307,13 @@ func timeless(s broker.Status) broker.Status {
 		}
 	}
 	return s
+}
+
+func timelessAll(list []broker.Status) (all []broker.Status) {
+	for _, s := range list {
+		all = append(all, timeless(s))
+	}
+	return all
 }
 
 func (p *pair) compare() {
@@ -333,7 +341,7 @@ func (p *pair) step(advance func(time.Duration)) {
 		return &p.leases[rapid.IntRange(0, len(p.leases)-1).Draw(p.T, "lease")]
 	}
 	id := rapid.SampledFrom(p.ids).Draw(p.T, "id")
-	switch rapid.IntRange(0, 11).Draw(p.T, "call") {
+	switch rapid.IntRange(0, 12).Draw(p.T, "call") {
 	case 0, 1:
 		b := broker.Batch{Job: p.job, Limit: 5}
 		for range rapid.IntRange(1, 3).Draw(p.T, "size") {
@@ -391,20 +399,19 @@ func (p *pair) step(advance func(time.Duration)) {
 			return
 		}
 		p.settle(ctx)
-		got, gerr := p.q.Letters(ctx, p.job, "", 2)
-		wanted, werr := p.m.Letters(ctx, p.job, "", 2)
-		for i := range got {
-			got[i] = timeless(got[i])
-		}
-		for i := range wanted {
-			wanted[i] = timeless(wanted[i])
-		}
-		p.same("letters", got, wanted, gerr, werr)
+		after := rapid.SampledFrom([]broker.InvocationID{"", "b"}).Draw(p.T, "after")
+		got, gerr := p.q.Letters(ctx, p.job, after, 2)
+		wanted, werr := p.m.Letters(ctx, p.job, after, 2)
+		p.same("letters", timelessAll(got), timelessAll(wanted), gerr, werr)
+		p.same("list", listed(p.Fatalf, p.q, p.job, 2), listed(p.Fatalf, p.m, p.job, 2), nil, nil)
 		counts, gerr := p.q.Counts(ctx, p.job)
 		modelCounts, werr := p.m.Counts(ctx, p.job)
 		counts[0].Oldest, modelCounts[0].Oldest = time.Time{}, time.Time{}
 		p.same("counts", counts, modelCounts, gerr, werr)
 	case 11:
+		reason := text("reason")
+		p.same("cancel "+string(id), nil, nil, p.q.Cancel(ctx, p.job, id, reason), p.m.Cancel(ctx, p.job, id, reason))
+	case 12:
 		advance(time.Duration(10*rapid.IntRange(1, 5).Draw(p.T, "seconds")) * time.Second)
 	}
 }

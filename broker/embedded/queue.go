@@ -652,6 +652,27 @@ func (q *Queue) Discard(ctx context.Context, j broker.Job, id broker.InvocationI
 	})
 }
 
+// Cancel implements broker.Queue.
+func (q *Queue) Cancel(ctx context.Context, j broker.Job, id broker.InvocationID, reason string) error {
+	if err := cmp.Or(j.Check(), id.Check()); err != nil {
+		return fmt.Errorf("cancel: %w", err)
+	}
+	return q.update(ctx, j, func(_ *bolt.Tx, s *step) error {
+		h, stored, err := s.find(id)
+		switch {
+		case err != nil:
+			return err
+		case h == nil:
+			return notFound("cancel: invocation", j, id)
+		case h.State != broker.StateWaiting:
+			return fmt.Errorf("cancel: invocation %s of %s is %s: %w", id, j, h.State, broker.ErrNotWaiting)
+		}
+		h.end(s.now, broker.Result{Outcome: broker.OutcomeDead, Reason: reason})
+		h.discard(s.now)
+		return s.save(h, stored)
+	})
+}
+
 // Purge implements broker.Queue.
 func (q *Queue) Purge(ctx context.Context, j broker.Job) error {
 	if err := j.Check(); err != nil {

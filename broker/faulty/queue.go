@@ -60,6 +60,23 @@ func (q *Queue) Counts(ctx context.Context, jobs ...broker.Job) ([]broker.Counts
 	return call(q.faults, "counts", func() ([]broker.Counts, error) { return q.to.Counts(ctx, jobs...) })
 }
 
+// List implements broker.Queue.
+func (q *Queue) List(ctx context.Context, j broker.Job, from string, limit int) (list []broker.Status, next string, err error) {
+	err = act(q.faults, "list", func() (err error) {
+		list, next, err = q.to.List(ctx, j, from, limit)
+		return err
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return list, next, nil
+}
+
+// Cancel implements broker.Queue.
+func (q *Queue) Cancel(ctx context.Context, j broker.Job, id broker.InvocationID, reason string) error {
+	return act(q.faults, "cancel", func() error { return q.to.Cancel(ctx, j, id, reason) })
+}
+
 // Letters implements broker.Queue.
 func (q *Queue) Letters(ctx context.Context, j broker.Job, after broker.InvocationID, limit int) ([]broker.Status, error) {
 	return call(q.faults, "letters", func() ([]broker.Status, error) { return q.to.Letters(ctx, j, after, limit) })

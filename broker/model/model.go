@@ -47,6 +47,7 @@ type Broker struct {
 	jobs    map[broker.Job]*jobQueue
 	turn    int    // of Lease: which of its jobs it begins with
 	tokens  uint64 // given out
+	seq     int    // of the invocation that was enqueued or requeued last
 	buckets buckets
 }
 

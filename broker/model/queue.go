@@ -39,6 +39,7 @@ func (u *turn) endLease() { u.token, u.worker, u.until = "", "", time.Time{} }
 
 type item struct {
 	broker.Invocation
+	seq      int // its place in the order in which they were enqueued or requeued
 	enqueued time.Time
 	state    broker.State
 	run      turn
@@ -134,6 +135,7 @@ func (q *Queue) giveBackCallLocked(it *item, at time.Time, r broker.Return) {
 // endLocked stores a result.
 func (q *Queue) endLocked(j *jobQueue, it *item, at time.Time, r broker.Result) {
 	r.Payload, r.Reason = bytes.Clone(r.Payload), broker.CutReason(r.Reason)
+	first := firstOf(j, it.Order) == it // one that is cancelled may be behind another
 	it.run.endLease()
 	it.result, it.finished = r, at
 	it.state, it.letter = broker.StateDone, false
@@ -151,7 +153,7 @@ func (q *Queue) endLocked(j *jobQueue, it *item, at time.Time, r broker.Result) 
 	if q.bugs[KeyForgotten] && j.keys[it.Key] == it.ID {
 		delete(j.keys, it.Key)
 	}
-	if next := firstOf(j, it.Order); it.Order != "" && next != nil && next.run.due.Before(at) {
+	if next := firstOf(j, it.Order); it.Order != "" && first && next != nil && next.run.due.Before(at) {
 		next.run.due = at
 	}
 }
@@ -248,7 +250,8 @@ func (q *Queue) Enqueue(ctx context.Context, b broker.Batch) ([]broker.Receipt, 
 			continue
 		}
 		v.Payload = bytes.Clone(v.Payload)
-		it := &item{Invocation: v, enqueued: now, state: broker.StateWaiting, run: turn{max: v.MaxAttempts, due: now.Add(v.Delay)}}
+		q.seq++
+		it := &item{Invocation: v, seq: q.seq, enqueued: now, state: broker.StateWaiting, run: turn{max: v.MaxAttempts, due: now.Add(v.Delay)}}
 		if v.Callback != nil {
 			it.Callback = &broker.Callback{Document: bytes.Clone(v.Callback.Document), MaxAttempts: v.Callback.MaxAttempts}
 			it.callback = broker.CallbackPending
@@ -568,6 +571,50 @@ func (q *Queue) Counts(ctx context.Context, jobs ...broker.Job) ([]broker.Counts
 	return counts, nil
 }
 
+// List implements broker.Queue.
+func (q *Queue) List(ctx context.Context, name broker.Job, from string, limit int) (list []broker.Status, next string, err error) {
+	var rank, seq int // of the last one that was listed
+	if from != "" {
+		if n, err := fmt.Sscanf(from, "%d.%d", &rank, &seq); n != 2 || err != nil || from != fmt.Sprintf("%d.%d", rank, seq) {
+			return nil, "", fmt.Errorf("list: from %.80q: %w", from, broker.ErrInvalid)
+		}
+	}
+	if err := cmp.Or(context.Cause(ctx), name.Check()); err != nil {
+		return nil, "", fmt.Errorf("list: %w", err)
+	}
+	if limit <= 0 {
+		limit = 100
+	}
+	limit = min(limit, broker.MaxBatch)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	j := q.jobs[name]
+	if j == nil {
+		return nil, "", nil
+	}
+	rankOf := func(it *item) int {
+		switch {
+		case it.state == broker.StateLeased:
+			return 1
+		case q.readyLocked(j, it, broker.LaneRun):
+			return 2 + broker.MaxPriority - it.Priority
+		}
+		return 3 + broker.MaxPriority
+	}
+	compare := func(a, b *item) int { return cmp.Or(rankOf(a)-rankOf(b), a.seq-b.seq) }
+	for _, it := range slices.SortedFunc(slices.Values(q.settleAllLocked(j)), compare) {
+		if !it.live() || cmp.Or(rankOf(it)-rank, it.seq-seq) <= 0 {
+			continue
+		}
+		if len(list) == limit {
+			last := j.items[list[limit-1].ID]
+			return list, fmt.Sprintf("%d.%d", rankOf(last), last.seq), nil
+		}
+		list = append(list, it.status())
+	}
+	return list, "", nil
+}
+
 // Letters implements broker.Queue.
 func (q *Queue) Letters(ctx context.Context, name broker.Job, after broker.InvocationID, limit int) (list []broker.Status, err error) {
 	if err := cmp.Or(context.Cause(ctx), name.Check()); err != nil {
@@ -617,7 +664,8 @@ func (q *Queue) Requeue(ctx context.Context, j broker.Job, id broker.InvocationI
 		return err
 	}
 	now := q.opts.Clock.Now()
-	again := &item{Invocation: it.Invocation, enqueued: now, state: broker.StateWaiting, run: turn{max: it.MaxAttempts, due: now}}
+	q.seq++
+	again := &item{Invocation: it.Invocation, seq: q.seq, enqueued: now, state: broker.StateWaiting, run: turn{max: it.MaxAttempts, due: now}}
 	if it.Callback != nil {
 		again.callback = broker.CallbackPending
 	}
@@ -639,6 +687,27 @@ func (q *Queue) Discard(ctx context.Context, j broker.Job, id broker.InvocationI
 		return err
 	}
 	it.letter, it.dropped, it.Payload = false, q.opts.Clock.Now(), nil
+	return nil
+}
+
+// Cancel implements broker.Queue.
+func (q *Queue) Cancel(ctx context.Context, j broker.Job, id broker.InvocationID, reason string) error {
+	if err := checkID(ctx, j, id); err != nil {
+		return fmt.Errorf("cancel: %w", err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	in, it, err := q.findLocked(j, id, "cancel: invocation", anyItem)
+	if err != nil {
+		return err
+	}
+	if it.state != broker.StateWaiting {
+		return fmt.Errorf("cancel: invocation %s of %s is %s: %w", id, j, it.state, broker.ErrNotWaiting)
+	}
+	now := q.opts.Clock.Now()
+	q.endLocked(in, it, now, broker.Result{Outcome: broker.OutcomeDead, Reason: reason})
+	it.letter, it.dropped, it.Payload = false, now, nil
+	(*Broker)(q).wakeLocked()
 	return nil
 }
 

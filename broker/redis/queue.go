@@ -28,6 +28,8 @@ var (
 	settleScript   = load("queue_settle")
 	statusScript   = load("queue_status")
 	countsScript   = load("queue_counts")
+	unfinishedList = load("queue_list")
+	cancelScript   = load("queue_cancel")
 	lettersScript  = load("queue_letters")
 	requeueScript  = load("queue_requeue")
 	discardScript  = load("queue_discard")
@@ -268,9 +270,11 @@ type rest struct {
 	letter              bool
 }
 
+// states are as they are packed.
+var states = map[string]broker.State{"w": broker.StateWaiting, "l": broker.StateLeased, "d": broker.StateDone, "x": broker.StateDead}
+
 // readStatus reads a status.
 func readStatus(r reply) (broker.Status, rest) {
-	states := map[string]broker.State{"w": broker.StateWaiting, "l": broker.StateLeased, "d": broker.StateDone, "x": broker.StateDead}
 	callbacks := map[string]broker.CallbackState{"p": broker.CallbackPending, "d": broker.CallbackDone, "x": broker.CallbackDead}
 	s := broker.Status{
 		ID: broker.InvocationID(r.text(0)), State: states[r.text(1)], Attempts: int(r.number(2)), MaxAttempts: int(r.number(3)), Priority: int(r.number(4)),
@@ -554,6 +558,23 @@ func (q *Queue) letter(ctx context.Context, doing string, s *script, j broker.Jo
 		return fmt.Errorf("%s %s: %w", doing, id, err)
 	case rep.text(0) == "missing":
 		return fmt.Errorf("%s: dead letter %s of %s: %w", doing, id, j, broker.ErrNotFound)
+	}
+	return nil
+}
+
+// Cancel implements broker.Queue.
+func (q *Queue) Cancel(ctx context.Context, j broker.Job, id broker.InvocationID, reason string) error {
+	if err := cmp.Or(context.Cause(ctx), j.Check(), id.Check()); err != nil {
+		return fmt.Errorf("cancel: %w", err)
+	}
+	rep, err := q.run(ctx, cancelScript, j, string(id), broker.CutReason(reason), q.bell.channel, j.String())
+	switch {
+	case err != nil:
+		return fmt.Errorf("cancel %s: %w", id, err)
+	case rep.text(0) == "missing":
+		return fmt.Errorf("cancel: invocation %s of %s: %w", id, j, broker.ErrNotFound)
+	case rep.text(0) == "other":
+		return fmt.Errorf("cancel: invocation %s of %s is %s: %w", id, j, states[rep.text(1)], broker.ErrNotWaiting)
 	}
 	return nil
 }

@@ -172,6 +172,11 @@ var changes = map[string]func(w *cutWorld) (do func(context.Context) error, done
 		return func(ctx context.Context) error { return w.c.Queue().Requeue(ctx, job, "i") },
 			func() bool { return w.state("i") == broker.StateWaiting }
 	},
+	"cancel": func(w *cutWorld) (func(context.Context) error, func() bool) {
+		w.enqueue("i")
+		return func(ctx context.Context) error { return w.c.Queue().Cancel(ctx, job, "i", "x") },
+			func() bool { return w.state("i") == broker.StateDead }
+	},
 	"discard": func(w *cutWorld) (func(context.Context) error, func() bool) {
 		w.dead("i")
 		return func(ctx context.Context) error { return w.c.Queue().Discard(ctx, job, "i") }, func() bool {
@@ -317,6 +322,7 @@ func TestReadsAreRepeatedWhenTheyAreCutOff(t *testing.T) {
 			return is(string(r.Payload) == "result", err)
 		},
 		"counts":   func() error { c, err := w.c.Queue().Counts(ctx, job); return is(len(c) == 1 && c[0].Waiting == 1, err) },
+		"queued":   func() error { l, _, err := w.c.Queue().List(ctx, job, "", 0); return is(len(l) == 1, err) },
 		"letters":  func() error { l, err := w.c.Queue().Letters(ctx, job, "", 0); return is(len(l) == 1, err) },
 		"letter":   func() error { v, err := w.c.Queue().Letter(ctx, job, "dead"); return is(v.ID == "dead", err) },
 		"wait":     func() error { return w.c.Queue().Wait(ctx, want()) },

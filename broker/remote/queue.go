@@ -131,6 +131,18 @@ func (q *Queue) Counts(ctx context.Context, jobs ...broker.Job) ([]broker.Counts
 	return rep.Counts, nil
 }
 
+// List implements broker.Queue.
+func (q *Queue) List(ctx context.Context, j broker.Job, from string, limit int) ([]broker.Status, string, error) {
+	rep, err := q.c.ask(ctx, protocol.QueueList, &protocol.Call{Job: j, Key: from, Range: broker.Range{Limit: limit}})
+	return rep.Statuses, rep.Next, err
+}
+
+// Cancel implements broker.Queue.
+func (q *Queue) Cancel(ctx context.Context, j broker.Job, id broker.InvocationID, reason string) error {
+	_, err := q.c.call(ctx, protocol.QueueCancel, &protocol.Call{Job: j, ID: id, Return: broker.Return{Reason: broker.CutReason(reason)}})
+	return err
+}
+
 // Letters implements broker.Queue.
 func (q *Queue) Letters(ctx context.Context, j broker.Job, after broker.InvocationID, limit int) ([]broker.Status, error) {
 	rep, err := q.c.ask(ctx, protocol.QueueLetters, &protocol.Call{Job: j, ID: after, Range: broker.Range{Limit: limit}})

@@ -230,6 +230,8 @@ func TestAHostLearnsNothingOfWhatIsNotItsOwn(t *testing.T) {
 		"a status":        func() error { _, err := c.Queue().Status(ctx, theirs, "i"); return err },
 		"a result":        func() error { _, err := c.Queue().Result(ctx, theirs, "i"); return err },
 		"counts":          func() error { _, err := c.Queue().Counts(ctx, theirs); return err },
+		"a list":          func() error { _, _, err := c.Queue().List(ctx, theirs, "", 0); return err },
+		"cancelling":      func() error { return c.Queue().Cancel(ctx, theirs, "i", "") },
 		"letters":         func() error { _, err := c.Queue().Letters(ctx, theirs, "", 0); return err },
 		"a letter":        func() error { _, err := c.Queue().Letter(ctx, theirs, "i"); return err },
 		"requeuing":       func() error { return c.Queue().Requeue(ctx, theirs, "i") },

@@ -288,7 +288,7 @@ local function finish(it, at, outcome, result, reason)
 		redis.call('ZREM', ORDERS, turn(it))
 		local next = first_of(it.order)
 		next = next and load(string.sub(next, 59)) -- after 40 digits of the hash, 16 of seq and two colons
-		if next and not next.newer then
+		if next and not next.newer and next.place == '' then -- and not if one is cancelled that was behind it
 			next.due = math.max(next.due, at)
 			save(next)
 		end

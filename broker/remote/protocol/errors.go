@@ -15,6 +15,7 @@ var sentinels = []error{
 	7: broker.ErrQuota, 8: broker.ErrTooLarge, 9: broker.ErrInvalid, 10: broker.ErrFull, 11: broker.ErrReadOnly, 12: broker.ErrCorrupt,
 	13: broker.ErrInUse, 14: broker.ErrNewer, 15: broker.ErrIncarnation, 16: broker.ErrRewound, 17: broker.ErrUnavailable, 18: broker.ErrAccess,
 	19: broker.ErrClosed, 20: context.Canceled, 21: context.DeadlineExceeded,
+	22: broker.ErrNotWaiting,
 }
 
 // remoteError is an error that came over the wire: what it said, and what it wrapped.

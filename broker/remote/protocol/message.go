@@ -61,6 +61,8 @@ const (
 	QueueStatus   Method = "/v1/queue/status"
 	QueueResult   Method = "/v1/queue/result"
 	QueueCounts   Method = "/v1/queue/counts"
+	QueueList     Method = "/v1/queue/list"
+	QueueCancel   Method = "/v1/queue/cancel"
 	QueueLetters  Method = "/v1/queue/letters"
 	QueueLetter   Method = "/v1/queue/letter"
 	QueueRequeue  Method = "/v1/queue/requeue"
@@ -154,6 +156,7 @@ type Reply struct {
 	Usage      broker.Usage
 	Names      []string
 	Chain      [][]byte // a certificate and those it was signed by, in DER
+	Next       string   // from where to go on
 }
 
 func describeReply(c *coder, m *Reply) {
@@ -176,6 +179,7 @@ func describeReply(c *coder, m *Reply) {
 	nested(c, 17, &m.Usage, describeUsage)
 	texts(c, 18, MaxElements, &m.Names)
 	pieces(c, 19, 8, &m.Chain)
+	text(c, 20, &m.Next)
 }
 
 // pieces is byte strings, at most so many.

@@ -191,7 +191,7 @@ func TestErrorsAreFoundAgain(t *testing.T) {
 }
 
 func TestNumbersOfErrorsStay(t *testing.T) {
-	if len(sentinels) != 22 || sentinels[1] != broker.ErrNotFound || sentinels[18] != broker.ErrAccess || sentinels[21] != context.DeadlineExceeded {
+	if len(sentinels) != 23 || sentinels[1] != broker.ErrNotFound || sentinels[18] != broker.ErrAccess || sentinels[21] != context.DeadlineExceeded || sentinels[22] != broker.ErrNotWaiting {
 		t.Error("a number was given to another error; add new ones at the end")
 	}
 	if slices.Contains(sentinels[1:], nil) {

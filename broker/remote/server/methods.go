@@ -37,6 +37,8 @@ var methods = map[protocol.Method]method{
 	protocol.QueueStatus:   {do: (*call).queueStatus},
 	protocol.QueueResult:   {do: (*call).queueResult},
 	protocol.QueueCounts:   {do: (*call).queueCounts},
+	protocol.QueueList:     {do: (*call).queueList},
+	protocol.QueueCancel:   {do: (*call).queueCancel},
 	protocol.QueueLetters:  {do: (*call).queueLetters},
 	protocol.QueueLetter:   {do: (*call).queueLetter},
 	protocol.QueueRequeue:  {do: (*call).queueRequeue},

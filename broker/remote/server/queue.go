@@ -166,6 +166,21 @@ func (c *call) queueCounts(rep *protocol.Reply) (err error) {
 	return err
 }
 
+func (c *call) queueList(rep *protocol.Reply) (err error) {
+	if err := c.allow(c.queue(false)); err != nil {
+		return err
+	}
+	rep.Statuses, rep.Next, err = c.s.opts.Queue.List(c.ctx, c.Job, c.Key, c.Range.Limit)
+	return err
+}
+
+func (c *call) queueCancel(*protocol.Reply) error {
+	if err := c.allow(c.queue(true)); err != nil {
+		return err
+	}
+	return c.s.opts.Queue.Cancel(c.ctx, c.Job, c.ID, c.Return.Reason)
+}
+
 func (c *call) queueLetters(rep *protocol.Reply) (err error) {
 	if err := c.allow(c.queue(false)); err != nil {
 		return err
