@@ -31,7 +31,9 @@ var operationVerbs = map[string]control.Verb{
 	"followTrace":       control.VerbRead,
 	"getMetrics":        control.VerbRead,
 	"enqueueInvocation": control.VerbInvoke,
+	"listInvocations":   control.VerbRead,
 	"getInvocation":     control.VerbInvoke,
+	"cancelInvocation":  control.VerbInvoke,
 	"getResult":         control.VerbInvoke,
 	"getQueue":          control.VerbRead,
 	"listDeadLetters":   control.VerbRead,
@@ -67,7 +69,7 @@ var openRoutes = map[string]bool{"/healthz": true, "/readyz": true, "/v1/openapi
 // queryParameters are those of the operations that have any. Of all others a query is refused: a misspelled parameter would be left
 // out without a word. Probes and scrapers add what they like to theirs.
 var (
-	queryParameters = map[string][]string{"readLogs": {"follow", "tail"}, "readAudit": {"job", "limit", "since"}, "listDeadLetters": {"after", "limit"},
+	queryParameters = map[string][]string{"readLogs": {"follow", "tail"}, "readAudit": {"job", "limit", "since"}, "listDeadLetters": {"after", "limit"}, "listInvocations": {"after", "limit"},
 		"enqueueInvocation": {"attempts", "callback", "deadline", "delay", "method", "order", "path", "priority", "ttl"}}
 	anyQuery = map[string]bool{"getHealth": true, "getReadiness": true, "getMetrics": true}
 )

@@ -59,9 +59,15 @@ type ServerInterface interface {
 	// RequeueDeadLetter Let a dead letter wait again, with no attempts behind it
 	// (POST /v1/jobs/{name}/dead-letters/{invocation}/requeue)
 	RequeueDeadLetter(ctx echo.Context, name JobName, invocation InvocationID) error
+	// ListInvocations The job's invocations that wait or are under way
+	// (GET /v1/jobs/{name}/invocations)
+	ListInvocations(ctx echo.Context, name JobName, params ListInvocationsParams) error
 	// EnqueueInvocation Queue a request for the job; the body is the request's, byte for byte
 	// (POST /v1/jobs/{name}/invocations)
 	EnqueueInvocation(ctx echo.Context, name JobName, params EnqueueInvocationParams) error
+	// CancelInvocation Cancel an invocation that waits
+	// (DELETE /v1/jobs/{name}/invocations/{invocation})
+	CancelInvocation(ctx echo.Context, name JobName, invocation InvocationID) error
 	// GetInvocation Where an invocation is
 	// (GET /v1/jobs/{name}/invocations/{invocation})
 	GetInvocation(ctx echo.Context, name JobName, invocation InvocationID) error
@@ -376,6 +382,38 @@ func (w *ServerInterfaceWrapper) RequeueDeadLetter(ctx echo.Context) error {
 	return err
 }
 
+// ListInvocations converts echo context to params.
+func (w *ServerInterfaceWrapper) ListInvocations(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name JobName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListInvocationsParams
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", ctx.QueryParams(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter after: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListInvocations(ctx, name, params)
+	return err
+}
+
 // EnqueueInvocation converts echo context to params.
 func (w *ServerInterfaceWrapper) EnqueueInvocation(ctx echo.Context) error {
 	var err error
@@ -471,6 +509,30 @@ func (w *ServerInterfaceWrapper) EnqueueInvocation(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.EnqueueInvocation(ctx, name, params)
+	return err
+}
+
+// CancelInvocation converts echo context to params.
+func (w *ServerInterfaceWrapper) CancelInvocation(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "name" -------------
+	var name JobName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "name", ctx.Param("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter name: %s", err))
+	}
+
+	// ------------- Path parameter "invocation" -------------
+	var invocation InvocationID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "invocation", ctx.Param("invocation"), &invocation, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter invocation: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CancelInvocation(ctx, name, invocation)
 	return err
 }
 
@@ -866,7 +928,9 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/jobs/:name/rollback", wrapper.RollbackJob, options.OperationMiddlewares["rollbackJob"]...)
 	router.GET(options.BaseURL+"/v1/jobs/:name/logs", wrapper.ReadLogs, options.OperationMiddlewares["readLogs"]...)
 	router.GET(options.BaseURL+"/v1/jobs/:name/trace", wrapper.FollowTrace, options.OperationMiddlewares["followTrace"]...)
+	router.GET(options.BaseURL+"/v1/jobs/:name/invocations", wrapper.ListInvocations, options.OperationMiddlewares["listInvocations"]...)
 	router.POST(options.BaseURL+"/v1/jobs/:name/invocations", wrapper.EnqueueInvocation, options.OperationMiddlewares["enqueueInvocation"]...)
+	router.DELETE(options.BaseURL+"/v1/jobs/:name/invocations/:invocation", wrapper.CancelInvocation, options.OperationMiddlewares["cancelInvocation"]...)
 	router.GET(options.BaseURL+"/v1/jobs/:name/invocations/:invocation", wrapper.GetInvocation, options.OperationMiddlewares["getInvocation"]...)
 	router.GET(options.BaseURL+"/v1/jobs/:name/invocations/:invocation/result", wrapper.GetResult, options.OperationMiddlewares["getResult"]...)
 	router.GET(options.BaseURL+"/v1/jobs/:name/queue", wrapper.GetQueue, options.OperationMiddlewares["getQueue"]...)

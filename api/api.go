@@ -63,6 +63,8 @@ type Control interface {
 	DeadLetters(ctx context.Context, job, after string, limit int) ([]broker.Status, error)
 	DeadLetter(ctx context.Context, job, id string) (broker.Status, envelope.Request, error)
 	Requeue(ctx context.Context, by, job, id string) error
+	Invocations(ctx context.Context, job, after string, limit int) (list []broker.Status, next string, err error)
+	Cancel(ctx context.Context, by, job, id string) error
 	Discard(ctx context.Context, by, job, id string) error
 
 	Audit(ctx context.Context, e control.AuditEntry) error

@@ -115,6 +115,45 @@ func (s *Server) EnqueueInvocation(c echo.Context, name model.JobName, params mo
 	return s.answer(c, http.StatusAccepted, model.Enqueued{Id: string(got.ID), Job: name, Known: orNil(got.Known)})
 }
 
+// pageLimit reads how many a page may have.
+func pageLimit(given *int) (int, error) {
+	limit := valueOf(given, 100)
+	if limit < 1 || limit > broker.MaxBatch {
+		return 0, newProblem(http.StatusBadRequest, "bad-parameter", "Bad parameter", "limit is %d; it may be 1 to %d", limit, broker.MaxBatch)
+	}
+	return limit, nil
+}
+
+func invocations(job string, list []broker.Status) []model.Invocation {
+	out := make([]model.Invocation, len(list))
+	for i, st := range list {
+		out[i] = invocation(job, st)
+	}
+	return out
+}
+
+// ListInvocations implements ServerInterface.
+func (s *Server) ListInvocations(c echo.Context, name model.JobName, params model.ListInvocationsParams) error {
+	limit, err := pageLimit(params.Limit)
+	if err != nil {
+		return err
+	}
+	list, next, err := s.opts.Control.Invocations(c.Request().Context(), name, valueOf(params.After, ""), limit)
+	if err != nil {
+		return err
+	}
+	return s.answer(c, http.StatusOK, model.InvocationList{Invocations: invocations(name, list), Next: orNil(next)})
+}
+
+// CancelInvocation implements ServerInterface.
+func (s *Server) CancelInvocation(c echo.Context, name model.JobName, id model.InvocationID) error {
+	if err := s.opts.Control.Cancel(c.Request().Context(), caller(c).Name, name, id); err != nil {
+		return err
+	}
+	s.limitWriting(c)
+	return c.NoContent(http.StatusNoContent)
+}
+
 // GetInvocation implements ServerInterface.
 func (s *Server) GetInvocation(c echo.Context, name model.JobName, id model.InvocationID) error {
 	st, err := s.opts.Control.Invocation(c.Request().Context(), name, id)
@@ -191,18 +230,15 @@ func (s *Server) GetQueue(c echo.Context, name model.JobName) error {
 
 // ListDeadLetters implements ServerInterface.
 func (s *Server) ListDeadLetters(c echo.Context, name model.JobName, params model.ListDeadLettersParams) error {
-	limit := valueOf(params.Limit, 100)
-	if limit < 1 || limit > broker.MaxBatch {
-		return newProblem(http.StatusBadRequest, "bad-parameter", "Bad parameter", "limit is %d; it may be 1 to %d", limit, broker.MaxBatch)
+	limit, err := pageLimit(params.Limit)
+	if err != nil {
+		return err
 	}
 	all, err := s.opts.Control.DeadLetters(c.Request().Context(), name, valueOf(params.After, ""), limit)
 	if err != nil {
 		return err
 	}
-	list := model.InvocationList{Invocations: []model.Invocation{}}
-	for _, st := range all {
-		list.Invocations = append(list.Invocations, invocation(name, st))
-	}
+	list := model.InvocationList{Invocations: invocations(name, all)}
 	if len(all) == limit {
 		last := string(all[limit-1].ID)
 		list.Next = &last

@@ -172,6 +172,47 @@ func (s *Store) InvocationResult(ctx context.Context, job, id string) (envelope.
 	return envelope.DecodeResponse(r.Payload)
 }
 
+// Invocations answers a page of a job's invocations that wait or are leased, and from where to go on, as broker.Queue's List does.
+func (s *Store) Invocations(ctx context.Context, job, after string, limit int) ([]broker.Status, string, error) {
+	_, q, err := s.queueOf(ctx, job)
+	if err != nil {
+		return nil, "", err
+	}
+	list, next, err := s.queue.List(ctx, q, after, limit)
+	if errors.Is(err, broker.ErrInvalid) {
+		err = refuse(http.StatusBadRequest, "bad-parameter", "Bad parameter", "after is %.80q, which is no page's next", after)
+	}
+	return list, next, err
+}
+
+// cancelled is the reason of an invocation that somebody cancelled. Who did is in the audit log: callbacks tell reasons to others.
+const cancelled = "cancelled"
+
+// Cancel ends an invocation that waits.
+func (s *Store) Cancel(ctx context.Context, by, job, id string) error {
+	now, q, err := s.queueOf(ctx, job)
+	if err != nil {
+		return err
+	}
+	err = s.queue.Cancel(ctx, q, broker.InvocationID(id), cancelled)
+	if errors.Is(err, broker.ErrNotWaiting) {
+		st, err := s.queue.Status(ctx, q, broker.InvocationID(id))
+		switch {
+		case err != nil:
+			return unknownInvocation(job, id, err)
+		case st.State == broker.StateLeased:
+			return refuse(http.StatusConflict, "invocation-running", "The invocation is under way",
+				"attempt %d of invocation %s of job %s is under way, and only one that waits can be cancelled; it ends by itself, after limits.time at the latest", st.Attempts, id, job)
+		}
+		return refuse(http.StatusConflict, "invocation-ended", "The invocation does not wait", "invocation %s of job %s is %s already: there is nothing to cancel", id, job, st.State)
+	}
+	if err != nil {
+		return unknownInvocation(job, id, storage(err))
+	}
+	s.auditEnd(ctx, AuditCancel, by, now, id)
+	return nil
+}
+
 // Queued counts a job's invocations.
 func (s *Store) Queued(ctx context.Context, job string) (broker.Counts, error) {
 	_, q, err := s.queueOf(ctx, job)
@@ -237,11 +278,15 @@ func (s *Store) endLetter(ctx context.Context, kind, by, job, id string, end fun
 	if err := end(ctx, q, broker.InvocationID(id)); err != nil {
 		return unknownLetter(job, id, storage(err))
 	}
-	// It is done, whether or not that can be written down.
-	if err := s.Audit(ctx, AuditEntry{Kind: kind, By: by, Job: job, Version: now.job.Current, Invocation: id}); err != nil {
-		s.opts.Log.Error("write audit entry", "job", job, "kind", kind, "err", err)
-	}
+	s.auditEnd(ctx, kind, by, now, id)
 	return nil
+}
+
+// auditEnd writes down what somebody did to an invocation. It is done, whether or not it can be written down.
+func (s *Store) auditEnd(ctx context.Context, kind, by string, now state, id string) {
+	if err := s.Audit(ctx, AuditEntry{Kind: kind, By: by, Job: now.job.Name, Version: now.job.Current, Invocation: id}); err != nil {
+		s.opts.Log.Error("write audit entry", "job", now.job.Name, "kind", kind, "err", err)
+	}
 }
 
 // purge is the record of a queue whose job was removed.

@@ -98,6 +98,77 @@ func TestWhatCannotBeQueuedIsAProblem(t *testing.T) {
 	}
 }
 
+func TestWhatWaitsIsListedAndCancelled(t *testing.T) {
+	w := newWorld(t)
+	w.deploy("hello", "m", &manifest.Manifest{Capabilities: policy.Capabilities{Fetch: []policy.Fetch{{Scheme: "https", Host: "example.com"}}}})
+	enqueue := func(key string, change func(*NewInvocation)) string {
+		t.Helper()
+		v := posting(key)
+		v.Key = key
+		if change != nil {
+			change(&v)
+		}
+		got, err := w.Enqueue(t.Context(), "hello", v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(got.ID)
+	}
+	running := enqueue("running", nil)
+	l := w.lease("hello")["running"]
+	waiting := enqueue("waiting", func(v *NewInvocation) { v.Callback = "https://example.com/told" })
+	enqueue("later", func(v *NewInvocation) { v.Delay = time.Hour })
+
+	var states []string
+	for after := ""; ; {
+		page, next, err := w.Invocations(t.Context(), "hello", after, 2)
+		if err != nil || len(page) > 2 {
+			t.Fatalf("%d, %v", len(page), err)
+		}
+		for _, st := range page {
+			states = append(states, st.Key+" "+string(st.State))
+		}
+		if after = next; next == "" {
+			break
+		}
+	}
+	if got := strings.Join(states, ", "); got != "running leased, waiting waiting, later waiting" {
+		t.Errorf("listed are %s", got)
+	}
+	_, _, err := w.Invocations(t.Context(), "hello", "nonsense", 2)
+	wantProblem(t, err, http.StatusBadRequest, "bad-parameter", "nonsense")
+	_, _, err = w.Invocations(t.Context(), "nobody", "", 2)
+	wantProblem(t, err, 404, "job-unknown")
+
+	if err := w.Cancel(t.Context(), "ann", "hello", waiting); err != nil {
+		t.Fatal(err)
+	}
+	if ls := w.lease("hello"); len(ls) != 0 {
+		t.Errorf("it is leased: %v", ls)
+	}
+	_, err = w.InvocationResult(t.Context(), "hello", waiting)
+	wantProblem(t, err, http.StatusBadGateway, "invocation-dead", "cancelled")
+	if st, err := w.Invocation(t.Context(), "hello", waiting); err != nil || st.Callback != broker.CallbackPending || st.State != broker.StateDead {
+		t.Errorf("it is %+v, %v", st, err)
+	}
+	if list, err := w.DeadLetters(t.Context(), "hello", "", 10); err != nil || len(list) != 0 {
+		t.Errorf("the dead letters are %+v, %v", list, err)
+	}
+	if again := enqueue("waiting", nil); again != waiting {
+		t.Errorf("its key is that of %s", again)
+	}
+	wantProblem(t, w.Cancel(t.Context(), "ann", "hello", waiting), http.StatusConflict, "invocation-ended", "dead")
+	wantProblem(t, w.Cancel(t.Context(), "ann", "hello", running), http.StatusConflict, "invocation-running", "attempt 1")
+	w.complete(l)
+	wantProblem(t, w.Cancel(t.Context(), "ann", "hello", running), http.StatusConflict, "invocation-ended", "done")
+	wantProblem(t, w.Cancel(t.Context(), "ann", "hello", "nothing"), 404, "invocation-unknown")
+	wantProblem(t, w.Cancel(t.Context(), "ann", "hello", "no~id"), 404, "invocation-unknown")
+	wantProblem(t, w.Cancel(t.Context(), "ann", "nobody", waiting), 404, "job-unknown")
+	if log, err := w.AuditLog(t.Context(), AuditFilter{Job: "hello", Kind: AuditCancel}); err != nil || len(log) != 1 || log[0].By != "ann" || log[0].Invocation != waiting {
+		t.Errorf("the audit log has %+v, %v", log, err)
+	}
+}
+
 func TestResultsAndDeadLettersAreToldAndEnded(t *testing.T) {
 	w := newWorld(t)
 	w.deploy("hello", "m", &manifest.Manifest{})

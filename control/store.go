@@ -111,6 +111,7 @@ const (
 	AuditBackup       = "backup"
 	AuditRequeue      = "queue.requeue"
 	AuditDiscard      = "queue.discard"
+	AuditCancel       = "queue.cancel"
 	AuditDenied       = "denied"      // a host call that policy refused; sampled
 	AuditObserved     = "observed"    // a host call that a rule would have refused, did it not only observe; sampled
 	AuditWorkerDied   = "worker.died" // Job was running in it

@@ -46,7 +46,7 @@ type World struct {
 func Open(t testing.TB, change ...func(*api.Options)) *World {
 	t.Helper()
 	w := &World{Dir: t.TempDir(), Clock: clock.NewManual(Epoch), Hub: &Hub{}, Runner: &Runner{}}
-	stored, err := embedded.Open(w.Dir, embedded.Options{})
+	stored, err := embedded.Open(w.Dir, embedded.Options{Clock: w.Clock})
 	if err != nil {
 		t.Fatal(err)
 	}

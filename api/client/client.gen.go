@@ -176,6 +176,15 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/jobs/{name}/dead-letters/{invocation}/requeue (the `RequeueDeadLetter` operationId).
 	RequeueDeadLetter(ctx context.Context, name JobName, invocation InvocationID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListInvocations The job's invocations that wait or are under way
+	//
+	// First those that are under way, then those that could start now, in the order in which they will, then the others. A page
+	// may have fewer than `limit`, or none, though there is a `next`: what the server looks at for one is bounded. One that
+	// starts, is given back or becomes ready between two pages may be missed, or come twice. Those that have ended are not listed.
+	//
+	// Corresponds with GET /v1/jobs/{name}/invocations (the `ListInvocations` operationId).
+	ListInvocations(ctx context.Context, name JobName, params *ListInvocationsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// EnqueueInvocationWithBody Queue a request for the job; the body is the request's, byte for byte
 	//
 	// The answer comes once the request is durable. The guest gets Content-Type, Content-Encoding, Content-Language, Accept,
@@ -185,6 +194,15 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/jobs/{name}/invocations (the `EnqueueInvocation` operationId).
 	EnqueueInvocationWithBody(ctx context.Context, name JobName, params *EnqueueInvocationParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CancelInvocation Cancel an invocation that waits
+	//
+	// It ends as dead, with `cancelled` for its reason, and is no dead letter: it does not start, its result is a 502 until it is
+	// forgotten, and its callback is told. One that is under way goes on: the answer is a 409 `invocation-running`, and a 409
+	// `invocation-ended` if it has ended.
+	//
+	// Corresponds with DELETE /v1/jobs/{name}/invocations/{invocation} (the `CancelInvocation` operationId).
+	CancelInvocation(ctx context.Context, name JobName, invocation InvocationID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetInvocation Where an invocation is
 	//
@@ -558,6 +576,25 @@ func (c *Requester) RequeueDeadLetter(ctx context.Context, name JobName, invocat
 	return c.Client.Do(req)
 }
 
+// ListInvocations The job's invocations that wait or are under way
+//
+// First those that are under way, then those that could start now, in the order in which they will, then the others. A page
+// may have fewer than `limit`, or none, though there is a `next`: what the server looks at for one is bounded. One that
+// starts, is given back or becomes ready between two pages may be missed, or come twice. Those that have ended are not listed.
+//
+// Corresponds with GET /v1/jobs/{name}/invocations (the `ListInvocations` operationId).
+func (c *Requester) ListInvocations(ctx context.Context, name JobName, params *ListInvocationsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListInvocationsRequest(c.Server, name, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // EnqueueInvocationWithBody Queue a request for the job; the body is the request's, byte for byte
 //
 // The answer comes once the request is durable. The guest gets Content-Type, Content-Encoding, Content-Language, Accept,
@@ -568,6 +605,25 @@ func (c *Requester) RequeueDeadLetter(ctx context.Context, name JobName, invocat
 // Corresponds with POST /v1/jobs/{name}/invocations (the `EnqueueInvocation` operationId).
 func (c *Requester) EnqueueInvocationWithBody(ctx context.Context, name JobName, params *EnqueueInvocationParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewEnqueueInvocationRequestWithBody(c.Server, name, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CancelInvocation Cancel an invocation that waits
+//
+// It ends as dead, with `cancelled` for its reason, and is no dead letter: it does not start, its result is a 502 until it is
+// forgotten, and its callback is told. One that is under way goes on: the answer is a 409 `invocation-running`, and a 409
+// `invocation-ended` if it has ended.
+//
+// Corresponds with DELETE /v1/jobs/{name}/invocations/{invocation} (the `CancelInvocation` operationId).
+func (c *Requester) CancelInvocation(ctx context.Context, name JobName, invocation InvocationID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCancelInvocationRequest(c.Server, name, invocation)
 	if err != nil {
 		return nil, err
 	}
@@ -1511,6 +1567,79 @@ func NewRequeueDeadLetterRequest(server string, name JobName, invocation Invocat
 	return req, nil
 }
 
+// NewListInvocationsRequest constructs an http.Request for the ListInvocations method
+func NewListInvocationsRequest(server string, name JobName, params *ListInvocationsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/jobs/%s/invocations", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.After != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", *params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewEnqueueInvocationRequestWithBody constructs an http.Request for the EnqueueInvocation method, with any body, and a specified content type
 func NewEnqueueInvocationRequestWithBody(server string, name JobName, params *EnqueueInvocationParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
@@ -1680,6 +1809,47 @@ func NewEnqueueInvocationRequestWithBody(server string, name JobName, params *En
 			req.Header.Set("Idempotency-Key", headerParam0)
 		}
 
+	}
+
+	return req, nil
+}
+
+// NewCancelInvocationRequest constructs an http.Request for the CancelInvocation method
+func NewCancelInvocationRequest(server string, name JobName, invocation InvocationID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "invocation", invocation, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/jobs/%s/invocations/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
 	}
 
 	return req, nil

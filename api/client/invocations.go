@@ -42,6 +42,23 @@ func (c *Client) Invocation(ctx context.Context, job, id string) (model.Invocati
 	return v, c.read(ctx, &v, res, err)
 }
 
+// Invocations answers a page of a job's invocations that wait or are under way; after is the Next of the page before, or empty.
+func (c *Client) Invocations(ctx context.Context, job, after string, limit int) (model.InvocationList, error) {
+	params := &model.ListInvocationsParams{Limit: &limit}
+	if after != "" {
+		params.After = &after
+	}
+	var l model.InvocationList
+	res, err := c.raw.ListInvocations(ctx, job, params)
+	return l, c.read(ctx, &l, res, err)
+}
+
+// Cancel cancels an invocation that waits.
+func (c *Client) Cancel(ctx context.Context, job, id string) error {
+	res, err := c.raw.CancelInvocation(ctx, job, id)
+	return c.read(ctx, nil, res, err)
+}
+
 // Result answers what the guest answered, with whatever status it has; the caller closes its body. The server's own refusals are errors.
 func (c *Client) Result(ctx context.Context, job, id string) (*http.Response, error) {
 	res, err := c.raw.GetResult(ctx, job, id)

@@ -203,7 +203,7 @@ type InvocationState string
 type InvocationList struct {
 	Invocations []Invocation `json:"invocations"`
 
-	// Next What to ask for after, if there may be more.
+	// Next What to give as `after` for the next page, if there may be more.
 	Next *string `json:"next,omitempty"`
 }
 
@@ -359,7 +359,7 @@ type ScheduleStatus struct {
 	Last *time.Time `json:"last,omitempty"`
 
 	// LeftOut The firings that were not enqueued, since the schedule is there; left out if there are none.
-	LeftOut *LeftOut `json:"left_out,omitempty"`
+	LeftOut *LeftOut `json:"leftOut,omitempty"`
 	Method  string   `json:"method"`
 	Name    string   `json:"name"`
 
@@ -492,6 +492,15 @@ type DeployJobMultipartBody struct {
 // ListDeadLettersParams defines parameters for ListDeadLetters.
 type ListDeadLettersParams struct {
 	// After Only those whose IDs come after this one.
+	After *string `form:"after,omitempty" json:"after,omitempty"`
+
+	// Limit The most to answer with.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListInvocationsParams defines parameters for ListInvocations.
+type ListInvocationsParams struct {
+	// After The `next` of the page before.
 	After *string `form:"after,omitempty" json:"after,omitempty"`
 
 	// Limit The most to answer with.

@@ -176,6 +176,49 @@ func TestACommandGoesOnAfterANameThatIsNotThere(t *testing.T) {
 	}
 }
 
+func TestWhatIsQueuedIsListedAndCancelledFromTheCommandLine(t *testing.T) {
+	server(t)
+	ok(t, "", "deploy", "-q", moduleFile(t, t.TempDir(), "a.wasm")) // nobody runs what is queued for it
+	var ids []string
+	for range 3 {
+		stdout, _ := ok(t, "", "invoke", "a", "--async", "--priority", "2", "--delay", "1h")
+		ids = append(ids, strings.TrimSpace(stdout))
+	}
+	stdout, stderr := ok(t, "", "queue", "list", "a")
+	golden(t, "queue-list", maskIDs(stdout))
+	if stderr != "" {
+		t.Errorf("it says %q", stderr)
+	}
+	stdout, stderr = ok(t, "", "queue", "list", "a", "--limit", "2", "--json")
+	var l model.InvocationList
+	if err := json.Unmarshal([]byte(stdout), &l); err != nil || len(l.Invocations) != 2 || l.Next == nil || stderr != "" {
+		t.Errorf("queue list --json says %q and %q, %v", stdout, stderr, err)
+	}
+	if _, stderr = ok(t, "", "queue", "list", "a", "-n", "1"); stderr != "these are the first 1; --limit 0 lists all\n" {
+		t.Errorf("it says %q", stderr)
+	}
+	if stdout, _ = ok(t, "", "queue", "list", "a", "-n", "0"); strings.Count(stdout, "\n") != 4 {
+		t.Errorf("all are %s", stdout)
+	}
+
+	code, stdout, stderr := ripstop(t, "", "queue", "cancel", "a", ids[0], "nothing", ids[1])
+	if code != exitFailed || stdout != ids[0]+" is cancelled\n"+ids[1]+" is cancelled\n" || !strings.Contains(stderr, "1 of 3 failed:\n  nothing: job a has no invocation") {
+		t.Errorf("queue cancel: exit %d, %q, %q", code, stdout, stderr)
+	}
+	if stdout, _ = ok(t, "", "queue", "cancel", "a", ids[2], "--json"); stdout != "{\n  \"cancel\": [\n    \""+ids[2]+"\"\n  ]\n}\n" {
+		t.Errorf("queue cancel --json says %q", stdout)
+	}
+	fails(t, exitFailed, "is dead already", "queue", "cancel", "a", ids[2])
+	fails(t, exitFailed, "cancelled", "result", "--wait", "a", ids[0])
+	if stdout, _ = ok(t, "", "queue", "list", "a", "--json"); stdout != "{\n  \"invocations\": []\n}\n" {
+		t.Errorf("queue list --json says %q", stdout)
+	}
+	fails(t, exitUsage, "below 0", "queue", "list", "a", "-n", "-1")
+	fails(t, exitUsage, "takes JOB; no argument", "queue")
+	fails(t, exitUsage, "takes JOB; 2 arguments", "queue", "lst", "a")
+	fails(t, exitFailed, `no job "list"`, "queue", "--", "list")
+}
+
 func TestTheQueueSaysWhatAScheduleLeftOut(t *testing.T) {
 	w := server(t)
 	dir := t.TempDir()
@@ -197,7 +240,7 @@ func TestTheQueueSaysWhatAScheduleLeftOut(t *testing.T) {
 		}
 		<-clock.System.NewTimer(10 * time.Millisecond).C()
 	}
-	if out, _ := ok(t, "", "queue", "a", "--json"); !strings.Contains(out, `"left_out": {
+	if out, _ := ok(t, "", "queue", "a", "--json"); !strings.Contains(out, `"leftOut": {
         "count": 3,
         "last": "2026-01-02T06:00:00Z",
         "reason": "missed"

@@ -197,11 +197,14 @@ func newQueueCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "queue JOB",
-		Short:   "Show how many requests are queued for a job, by state, and when its schedules fire",
-		Example: "  ripstop queue mailer\n  ripstop queue mailer --json | jq '.schedules[].next[0]'",
+		Short:   "Show how many requests are queued for a job, and list or cancel them",
+		Long:    "Shows how many requests are queued, by state, when the job's schedules fire, and what they left out. A job that is\nnamed as a subcommand is given after --: ripstop queue -- list.",
+		Example: "  ripstop queue mailer\n  ripstop queue mailer --json | jq '.schedules[].next[0]'\n  ripstop queue list mailer\n  ripstop queue cancel mailer 0199b2c4-…",
 		Args:    cobra.ExactArgs(1),
 	}
 	jsonFlag(cmd, &asJSON)
+	cmd.AddCommand(newQueueListCommand(), newInvocationsCommand("queue", "cancel", "Cancel requests that wait",
+		"A request that is cancelled does not start. One that is under way goes on, and is an error here, as is one that has ended. IDs after one\nthat cannot be cancelled are, too; the command says which were not, and exits 1.", "is cancelled", (*client.Client).Cancel))
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
 		n, err := c.Queue(cmd.Context(), args[0])
 		if err != nil {
@@ -246,6 +249,64 @@ func inZone(t time.Time, zone string) string {
 	return t.Format("2006-01-02 15:04 MST")
 }
 
+func newQueueListCommand() *cobra.Command {
+	var asJSON bool
+	var limit int
+	cmd := &cobra.Command{
+		Use:     "list JOB",
+		Short:   "List a job's requests that are under way or wait",
+		Long:    "Lists those that are under way, then those that could start now, in the order in which they will, then those that wait for\na time or for another one of their order.",
+		Example: "  ripstop queue list mailer\n  ripstop queue list mailer --limit 0 --json | jq -r '.invocations[].id'",
+		Args:    cobra.ExactArgs(1),
+	}
+	cmd.Flags().IntVarP(&limit, "limit", "n", 100, "the most to show; 0: all")
+	jsonFlag(cmd, &asJSON)
+	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
+		if limit < 0 {
+			return usageError(cmd, fmt.Errorf("--limit %d is below 0", limit))
+		}
+		all := model.InvocationList{Invocations: []model.Invocation{}}
+		for after := ""; limit == 0 || len(all.Invocations) < limit; after = *all.Next {
+			most := onePage
+			if limit > 0 {
+				most = min(most, limit-len(all.Invocations))
+			}
+			page, err := c.Invocations(cmd.Context(), args[0], after, most)
+			if err != nil {
+				return err
+			}
+			all.Invocations = append(all.Invocations, page.Invocations...)
+			if all.Next = page.Next; all.Next == nil {
+				break
+			}
+		}
+		if asJSON {
+			return printJSON(cmd.OutOrStdout(), all)
+		}
+		rows := [][]string{{"ID", "STATE", "PRIORITY", "ATTEMPTS", "ENQUEUED", "STARTS AFTER", "REASON"}}
+		for _, v := range all.Invocations {
+			row := []string{v.Id, string(v.State), strconv.Itoa(v.Priority), fmt.Sprintf("%d of %d", v.Attempts, v.MaxAttempts), when(v.Enqueued), "-", "-"}
+			if v.State == model.InvocationStateLeased {
+				row[1] = "running"
+			}
+			if v.Due != nil {
+				row[5] = when(*v.Due)
+			}
+			if v.Reason != nil {
+				row[6] = *v.Reason
+			}
+			rows = append(rows, row)
+		}
+		if err := table(cmd.OutOrStdout(), rows); err != nil {
+			return err
+		}
+		if all.Next != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "these are the first %d; --limit 0 lists all\n", len(all.Invocations))
+		}
+		return nil
+	})
+}
+
 func newDeadLettersCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "dead-letters",
@@ -255,13 +316,13 @@ func newDeadLettersCommand() *cobra.Command {
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newDeadLettersListCommand(), newDeadLettersShowCommand(),
-		newDeadLetterCommand("requeue", "Let dead letters wait again, with no attempts behind them", "waits again", (*client.Client).Requeue),
-		newDeadLetterCommand("drop", "Stop keeping dead letters", "is dropped", (*client.Client).Discard))
+		newInvocationsCommand("dead-letters", "requeue", "Let dead letters wait again, with no attempts behind them", "", "waits again", (*client.Client).Requeue),
+		newInvocationsCommand("dead-letters", "drop", "Stop keeping dead letters", "", "is dropped", (*client.Client).Discard))
 	return cmd
 }
 
-// pageOfLetters is how many dead letters are asked for at once.
-const pageOfLetters = 1000
+// onePage is how many invocations are asked for at once.
+const onePage = 1000
 
 func newDeadLettersListCommand() *cobra.Command {
 	var asJSON bool
@@ -275,7 +336,7 @@ func newDeadLettersListCommand() *cobra.Command {
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
 		all := model.InvocationList{Invocations: []model.Invocation{}}
 		for after := ""; ; {
-			page, err := c.DeadLetters(cmd.Context(), args[0], after, pageOfLetters)
+			page, err := c.DeadLetters(cmd.Context(), args[0], after, onePage)
 			if err != nil {
 				return err
 			}
@@ -333,12 +394,13 @@ func newDeadLettersShowCommand() *cobra.Command {
 	})
 }
 
-// newDeadLetterCommand makes a command that does one thing to dead letters.
-func newDeadLetterCommand(name, short, done string, do func(*client.Client, context.Context, string, string) error) *cobra.Command {
+// newInvocationsCommand makes a command that does one thing to invocations of a job.
+func newInvocationsCommand(parent, name, short, long, done string, do func(*client.Client, context.Context, string, string) error) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     name + " JOB ID...",
 		Short:   short,
-		Example: "  ripstop dead-letters " + name + " mailer 0199b2c4-…",
+		Long:    long,
+		Example: "  ripstop " + parent + " " + name + " mailer 0199b2c4-…",
 		Args:    cobra.MinimumNArgs(2),
 	}
 	var asJSON bool

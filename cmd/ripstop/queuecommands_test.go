@@ -5,6 +5,9 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/ripstop-vm/ripstop/internal/clock"
 )
 
 func TestQueuedRequestsAreHandledFromTheCommandLine(t *testing.T) {
@@ -58,6 +61,19 @@ func TestQueuedRequestsAreHandledFromTheCommandLine(t *testing.T) {
 	}
 
 	fails(t, exitFailed, "is waiting", "result", "says", later)
+	if out := line("queue", "list", "says"); !strings.Contains(out, later+"  waiting") {
+		t.Errorf("queue list: %s", out)
+	}
+	if out := line("queue", "cancel", "says", later); out != later+" is cancelled" {
+		t.Errorf("queue cancel: %q", out)
+	}
+	fails(t, exitFailed, "there is no response to invocation "+later+": cancelled", "result", "says", later)
+	s.deploy("loops", looping(), "limits: {time: 4s}\nqueue: {attempts: 1}\n")
+	looper := line("invoke", "loops", "--async")
+	for !strings.Contains(line("queue", "list", "loops"), looper+"  running") {
+		<-clock.System.NewTimer(50 * time.Millisecond).C()
+	}
+	fails(t, exitFailed, "is under way", "queue", "cancel", "loops", looper)
 	fails(t, exitFailed, "no invocation", "result", "says", "nothing")
 	fails(t, exitFailed, "there is no job", "queue", "nobody")
 	fails(t, exitFailed, "priority", "invoke", "says", "--async", "--priority", "10")

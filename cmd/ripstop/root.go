@@ -116,7 +116,7 @@ func markArgumentErrors(c *cobra.Command) {
 		c.Args = func(cmd *cobra.Command, args []string) error {
 			err := check(cmd, args)
 			// What follows a command that has subcommands was meant for one of them, which cobra's own words say.
-			if err != nil && !cmd.HasSubCommands() {
+			if err != nil && (!cmd.HasSubCommands() || strings.Contains(cmd.Use, " ")) {
 				err = wantedArguments(cmd, len(args))
 			}
 			if err != nil {
