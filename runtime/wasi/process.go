@@ -107,6 +107,9 @@ func procRaise(c *hostcall.Call) { c.Fail(hostcall.ENOTSUP) }
 
 func schedYield(*hostcall.Call) { goruntime.Gosched() }
 
+// randomPiece is how many random bytes are made between two looks at whether the guest's turn is over: they take some 0.1 ms.
+const randomPiece = 64 << 10
+
 func randomGet(c *hostcall.Call) {
 	s := system(c)
 	v := c.Value(0)
@@ -116,7 +119,7 @@ func randomGet(c *hostcall.Call) {
 			interrupted(c, ctx)
 			return
 		}
-		n := min(len(rest), MaxTransfer)
+		n := min(len(rest), randomPiece)
 		if _, err := io.ReadFull(s.random, rest[:n]); err != nil {
 			c.Fail(hostcall.EIO)
 			return

@@ -37,10 +37,11 @@ func readStdin(c *hostcall.Call, d *descriptor, r *stdin) {
 	finish(c, 2, n, e)
 }
 
-// longTransfer is from where on others may get their turn after a write: the lines of so many bytes take a good part of a slice.
+// longTransfer is after how many bytes others may get their turn in a write that does not wait: the lines of so many take a good part of a slice.
 const longTransfer = 64 << 10
 
-// writeStdout serves fd_write of a standard output. What one call writes is one Write, so that lines stay whole.
+// writeStdout serves fd_write of a standard output. What one call writes is one Write, so that lines stay whole, or a
+// few after each other where nobody else writes in between.
 func writeStdout(c *hostcall.Call, r *stdout) {
 	var only []byte
 	var all []byte
@@ -72,15 +73,19 @@ func writeStdout(c *hostcall.Call, r *stdout) {
 		return
 	}
 	ctx := c.Context()
+	var n int
+	var err error
 	if r.waits {
 		c.Block()
-	}
-	n, err := r.write(ctx, only)
-	if r.waits {
+		n, err = r.write(ctx, only)
 		c.Unblock()
-	}
-	if total >= longTransfer {
-		c.Tick()
+	} else {
+		for more := true; more && n < total && err == nil; {
+			var m int
+			m, err = r.write(ctx, only[n:min(n+longTransfer, total)])
+			n += max(m, 0)
+			more = total <= longTransfer || c.Tick()
+		}
 	}
 	n = min(max(n, 0), total)
 	if err != nil && ctx.Err() != nil {
