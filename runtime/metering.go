@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/ripstop-vm/ripstop/runtime/engine"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
@@ -63,6 +64,12 @@ const watched = 100
 // as long as its sandbox lives.
 const shallow = 256 << 10
 
+// What is copied into a new memory before others are let on the core, in bytes, and what a segment takes besides its own: it may be alone on a page.
+const (
+	copiedAtOnce = 64 << 10
+	segmentCost  = 512
+)
+
 // meter makes a new instance of a translated module begin: its data, and its start function, unless it began as an image.
 func (s *Sandbox) meter(ctx context.Context, opts *SandboxOptions) error {
 	m := &metering{fuel: s.instance.Global(translate.FuelExport), depth: s.instance.Global(translate.DepthExport),
@@ -81,8 +88,13 @@ func (s *Sandbox) meter(ctx context.Context, opts *SandboxOptions) error {
 		return nil
 	}
 	memory := s.instance.Memory().Bytes()
+	copied := 0
 	for _, e := range s.module.metered.Image {
 		copy(memory[e.Offset:], e.Bytes) // it fits: translation held it against the memory's minimum
+		if copied += len(e.Bytes) + segmentCost; copied >= copiedAtOnce {
+			copied = 0
+			processor.Yield()
+		}
 	}
 	if s.module.metered.Start {
 		if err := s.run(ctx, s.instance.Function(translate.StartExport), nil); err != nil {
@@ -107,6 +119,12 @@ func (m *metering) next(ctx context.Context, fuel, depth int64) (int64, error) {
 	if m.ticks++; m.ticks == watched && m.memory != nil {
 		m.memory.Missed()
 	}
+	if m.run != nil {
+		if err := m.run.Tick(ctx); err != nil {
+			return 0, turnOver(err)
+		}
+		m.pace(m.run.Took())
+	}
 	grant, ok := m.meter.Tick(fuel)
 	if !ok {
 		return 0, &engine.LimitError{Limit: "fuel", Used: uint64(m.meter.Used(fuel)), Max: uint64(m.budget)}
@@ -116,12 +134,26 @@ func (m *metering) next(ctx context.Context, fuel, depth int64) (int64, error) {
 			return 0, err
 		}
 	}
-	if m.run != nil {
-		if err := m.run.Tick(ctx); err != nil {
-			return 0, turnOver(err)
-		}
-	}
 	return grant, nil
+}
+
+// The fuel between two ticks: firstStep at the beginning of a call, more the faster the guest takes it. One that touches a new page with each
+// instruction takes a hundred times as long as others for the same fuel, and would keep its core for milliseconds.
+const (
+	firstStep = translate.TickFuel / 8
+	leastStep = translate.TickFuel / 100
+	// longest is what a tick should take at most.
+	longest = 50 * time.Microsecond
+)
+
+// pace sets the fuel up to a later tick by how long it was to this one.
+func (m *metering) pace(took time.Duration) {
+	switch {
+	case took > longest:
+		m.meter.Step = max(int64(float64(m.meter.Step)*float64(longest)/float64(took)), leastStep)
+	case took < longest/2:
+		m.meter.Step = min(m.meter.Step*2, translate.TickFuel)
+	}
 }
 
 // turns is a run as host calls see it.
@@ -180,6 +212,9 @@ func (s *Sandbox) run(ctx context.Context, fn engine.Function, stack []uint64) e
 			return context.Cause(ctx)
 		}
 		m.ticks = 0
+		if m.run != nil {
+			m.meter.Step = firstStep
+		}
 		m.fuel.Set(uint64(m.meter.Begin(m.budget)))
 		m.more = max(0, m.bound-shallow)
 		m.depth.Set(uint64(m.bound - m.more))

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	goruntime "runtime"
 	"syscall"
+
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // Descriptors that a worker begins with, besides the standard ones.
@@ -55,7 +57,9 @@ func start(program string, args, env []string, ingress *os.File) (*process, erro
 		// The kernel's death signal comes when the thread that started the child ends: this one stays until the child does.
 		goruntime.LockOSThread()
 		defer goruntime.UnlockOSThread()
+		undo := processor.ShortSlices()
 		err := cmd.Start()
+		undo()
 		started <- err
 		if err != nil {
 			return

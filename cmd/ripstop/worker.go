@@ -194,6 +194,7 @@ func processors(log *slog.Logger) (shared *processor.Processor, apart bool, err 
 			return err == nil
 		},
 		OnLongEnd: func() { threads.Raise() },
+		Yield:     processor.Yield,
 	})
 	return shared, !threads.Raises(), err
 }

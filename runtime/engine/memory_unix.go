@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // reservation is the addresses of a memory.
@@ -81,6 +83,7 @@ func Discard(b []byte) error {
 			return fmt.Errorf("give back %d bytes: %w", len(piece), err)
 		}
 		b = b[len(piece):]
+		processor.Yield() // the kernel gave nobody else the core meanwhile
 	}
 	return nil
 }

@@ -125,7 +125,8 @@ func (p *parking) start(ctx context.Context, vm *runtime.Sandbox) error {
 		defer leave(p.run)
 		_, p.err = vm.Call(p.ctx, CommandStart)
 		if p.run != nil && p.run.Long() {
-			p.err = errors.Join(p.err, vm.Close()) // here it is behind others, too; it may have much memory
+			p.run.Rest()
+			p.err = errors.Join(p.err, clearAway(vm))
 		}
 	}()
 	select {
@@ -144,6 +145,17 @@ func (p *parking) start(ctx context.Context, vm *runtime.Sandbox) error {
 		}
 		return fmt.Errorf("run to the request: %w", p.err)
 	}
+}
+
+// clearing has a value while a sandbox that may have much memory is closed.
+var clearing = make(chan struct{}, 1)
+
+// clearAway closes a sandbox that ran for long, in the goroutine that ran it, which is behind others. One is closed at a time in the process, as the kernel
+// has one lock for the memory of all its threads, and each that clears keeps a P.
+func clearAway(vm *runtime.Sandbox) error {
+	clearing <- struct{}{}
+	defer func() { <-clearing }()
+	return vm.Close()
 }
 
 // take reserves a run that waits for whoever decides its fate; false if somebody else has.

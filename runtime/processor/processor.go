@@ -34,6 +34,9 @@ type Options struct {
 	// OnLongEnd is called once for each such OnLong when its run leaves, by the goroutine that has it leave, which holds no token any more;
 	// it is the same if who runs a guest also leaves. Threads.Raise is meant for it. May be nil.
 	OnLongEnd func()
+	// Yield is called ten times a slice by each run that goes on, without the processor's lock: threads that the kernel should run before that may
+	// wait until it looks. Yield is meant for it. May be nil.
+	Yield func()
 	// Undone says that OnLongEnd takes back what OnLong did. It is called when a long run blocks as well then, and OnLong when that goes on to compute.
 	Undone bool
 	Clock  clock.Clock // nil means the system clock
@@ -43,6 +46,7 @@ type Options struct {
 type Processor struct {
 	onLong    func() bool
 	onLongEnd func()
+	yield     func()
 	undone    bool
 	now       func() time.Duration
 
@@ -83,7 +87,7 @@ func New(opts Options) (*Processor, error) {
 		return nil, fmt.Errorf("processor options: %w", errors.Join(errs...))
 	}
 	p := &Processor{
-		onLong: opts.OnLong, onLongEnd: opts.OnLongEnd, undone: opts.Undone, now: clock.Elapsed, shares: map[string]*Share{},
+		onLong: opts.OnLong, onLongEnd: opts.OnLongEnd, yield: opts.Yield, undone: opts.Undone, now: clock.Elapsed, shares: map[string]*Share{},
 		queue: queue{slice: opts.Slice, long: opts.Long, longs: opts.Longs, free: opts.Tokens, overlap: min(procs-1-opts.Tokens, opts.Tokens), running: make([]*Run, 0, opts.Tokens)},
 	}
 	if opts.Clock != nil {
@@ -197,6 +201,10 @@ type Run struct {
 	patient bool         // OnLong is called later; set while it is out
 	asked   bool         // OnLong was called since it entered; of the run's goroutine
 	told    bool         // OnLongEnd is due; of the run's goroutine
+	// These are of the run's goroutine.
+	yields time.Duration // when Yield is due
+	ticked time.Duration // when it went on after its last Tick, or began
+	took   time.Duration // how long the last Tick was after that
 }
 
 // Run makes a run of the share, outside of it.
@@ -212,6 +220,9 @@ const patienceTimes = 10
 // Patient has OnLong called later in this run: its goroutine has something to do after it, for which it must not be behind others. It is called
 // while the run is out.
 func (r *Run) Patient(yes bool) { r.patient = yes }
+
+// yieldsPerSlice is how often a slice Options.Yield is called.
+const yieldsPerSlice = 10
 
 // A SpentError reports that a run used up the time that Bound gave it.
 type SpentError struct{ Used, Max time.Duration }
@@ -237,6 +248,7 @@ func (r *Run) Enter(ctx context.Context) error {
 		return ErrEntered
 	}
 	r.old, r.used, r.waited, r.asked = false, 0, 0, false
+	r.yields = now + p.queue.slice/yieldsPerSlice
 	return r.arriveLocked(ctx, now)
 }
 
@@ -249,6 +261,7 @@ func (r *Run) arriveLocked(ctx context.Context, now time.Duration) error {
 	}
 	p.mu.Unlock()
 	if granted {
+		r.ticked = now
 		return nil
 	}
 	return r.wait(ctx)
@@ -256,12 +269,13 @@ func (r *Run) arriveLocked(ctx context.Context, now time.Duration) error {
 
 // wait returns when the run was given a token. If ctx ends first it has none, and is out.
 func (r *Run) wait(ctx context.Context) error {
+	p := r.share.p
 	select {
 	case <-r.wake:
+		r.ticked = p.now()
 		return nil
 	case <-ctx.Done():
 	}
-	p := r.share.p
 	now := p.now()
 	var next *Run
 	tokens := 0
@@ -304,6 +318,13 @@ func (r *Run) goOn() {
 func (r *Run) Tick(ctx context.Context) error {
 	p := r.share.p
 	now := p.now()
+	r.took = now - r.ticked
+	if p.yield != nil && now >= r.yields {
+		p.yield()
+		now = p.now()
+		r.yields = now + p.queue.slice/yieldsPerSlice
+	}
+	r.ticked = now
 	if int64(now) < r.end.Load() && !r.preempt.Load() {
 		return nil
 	}
@@ -387,6 +408,10 @@ func (r *Run) Leave() {
 	r.endLong()
 }
 
+// Rest gives the token back, if the run holds one, and the run is out. Unlike after Leave, which is still due, the goroutine of a long run stays
+// behind others: it has something to clear away.
+func (r *Run) Rest() { r.release(out) }
+
 // endLong calls OnLongEnd if it is due.
 func (r *Run) endLong() {
 	if r.told {
@@ -421,6 +446,9 @@ func (r *Run) release(to state) {
 	}
 	next.goOn()
 }
+
+// Took is how long the run went on before its last Tick since the one before it, or since it began to go on. It is read by the run's goroutine.
+func (r *Run) Took() time.Duration { return r.took }
 
 // Share is what the run is a part of.
 func (r *Run) Share() *Share { return r.share }

@@ -2,9 +2,11 @@ package processor
 
 import (
 	"errors"
+	"os/exec"
 	goruntime "runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -89,4 +91,41 @@ func TestOnlySoManyThreadsAreLowered(t *testing.T) {
 		threads.Raise()
 	})
 	all.Wait()
+}
+
+func TestWhatIsStartedWithShortSlicesHasThem(t *testing.T) {
+	goruntime.LockOSThread()
+	defer goruntime.UnlockOSThread()
+	before := threadSlice(t)
+	if before == 0 {
+		t.Skip("this kernel has no slices of threads: it takes Linux 6.12")
+	}
+	undo := ShortSlices()
+	if got := threadSlice(t); got != slice {
+		t.Errorf("the thread has slices of %v", got)
+	}
+	cmd := exec.Command("sleep", "100")
+	err := cmd.Start()
+	undo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	attr, err := unix.SchedGetAttr(cmd.Process.Pid, 0)
+	if err != nil || time.Duration(attr.Runtime) != slice {
+		t.Errorf("the child's attributes are %+v, %v", attr, err)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // it was killed
+	if got := threadSlice(t); got != before {
+		t.Errorf("afterwards the thread has slices of %v; it had %v", got, before)
+	}
+}
+
+func threadSlice(t testing.TB) time.Duration {
+	t.Helper()
+	attr, err := unix.SchedGetAttr(0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(attr.Runtime)
 }

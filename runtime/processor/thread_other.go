@@ -26,3 +26,9 @@ func (*Threads) Lower() error { return errNoPriorities }
 
 // Raise cannot do anything.
 func (*Threads) Raise() bool { return false }
+
+// Yield does nothing.
+func Yield() {}
+
+// ShortSlices does nothing.
+func ShortSlices() (undo func()) { return func() {} }

@@ -475,3 +475,30 @@ func TestAMeterCountsWhatWasUsed(t *testing.T) {
 		t.Error("the zero value gave fuel")
 	}
 }
+
+func TestAMeterCountsTheSameWhateverItsSteps(t *testing.T) {
+	const budget, each = 100_000, 37
+	for _, steps := range [][]int64{{0}, {translate.TickFuel}, {1}, {100}, {translate.TickFuel * 2}, {5_000, 1, 300}} {
+		var m translate.Meter
+		m.Step = steps[0]
+		fuel, used, ticks := m.Begin(budget), int64(0), 0
+		for ok := true; ok; {
+			fuel -= each
+			used += each
+			if fuel >= 0 {
+				continue
+			}
+			m.Step = steps[ticks%len(steps)]
+			ticks++
+			var grant int64
+			if grant, ok = m.Tick(fuel); ok {
+				if fuel = grant; fuel > translate.TickFuel {
+					t.Fatalf("steps %v: a grant of %d", steps, grant)
+				}
+			}
+		}
+		if want := int64(budget/each+1) * each; used != want || m.Used(fuel) != used {
+			t.Errorf("steps %v: the guest ended when it had used %d, and the meter says %d; want %d", steps, used, m.Used(fuel), want)
+		}
+	}
+}

@@ -1,0 +1,91 @@
+package processor
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestARunLetsTheKernelLookTenTimesASlice(t *testing.T) {
+	procs(t, 2)
+	synctest.Test(t, func(t *testing.T) {
+		yields := 0
+		p := newProcessor(t, Options{Tokens: 1, Yield: func() { yields++ }})
+		r := p.Job("a", 1).Run()
+		if err := r.Enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		const step = 10 * time.Microsecond
+		for n := range 500 {
+			time.Sleep(step)
+			if err := r.Tick(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if took := r.Took(); took != step {
+				t.Fatalf("tick %d: it says that it went on for %v", n, took)
+			}
+		}
+		r.Leave()
+		if yields != 50 {
+			t.Errorf("%d times in five slices", yields)
+		}
+		p.check(t, 1)
+	})
+}
+
+func TestWhatARunWaitedIsNotWhatItTook(t *testing.T) {
+	procs(t, 2)
+	synctest.Test(t, func(t *testing.T) {
+		p := newProcessor(t, Options{Tokens: 1})
+		first, second := p.Job("a", 1).Run(), p.Job("b", 1).Run()
+		if err := first.Enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan time.Duration)
+		go func() {
+			defer second.Leave()
+			if err := second.Enter(t.Context()); err != nil { // waits for the slice to end
+				t.Error(err)
+			}
+			time.Sleep(tick)
+			if err := second.Tick(t.Context()); err != nil {
+				t.Error(err)
+			}
+			done <- second.Took()
+		}()
+		synctest.Wait()
+		time.Sleep(time.Second)
+		first.Leave()
+		if took := <-done; took != tick {
+			t.Errorf("it says that it went on for %v", took)
+		}
+	})
+}
+
+func TestARunThatRestsHasNoTokenAndStaysBehindOthers(t *testing.T) {
+	procs(t, 2)
+	synctest.Test(t, func(t *testing.T) {
+		low := 0
+		p := newProcessor(t, Options{Tokens: 1, Long: 2, OnLong: func() bool { low++; return true }, OnLongEnd: func() { low-- }})
+		r, other := p.Job("a", 1).Run(), p.Job("b", 1).Run()
+		if err := r.Enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			time.Sleep(time.Millisecond)
+			if err := r.Tick(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.Rest()
+		if err := other.Enter(t.Context()); err != nil || low != 1 {
+			t.Errorf("another enters: %v; %d runs are behind others", err, low)
+		}
+		other.Leave()
+		r.Leave()
+		if low != 0 {
+			t.Errorf("%d runs are behind others in the end", low)
+		}
+		p.check(t, 1)
+	})
+}
