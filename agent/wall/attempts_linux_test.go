@@ -368,7 +368,7 @@ func returnToImage(w *world) error {
 	if err != nil {
 		return err
 	}
-	m, err := w.space.NewMemory(im, 1<<20)
+	m, err := w.space.NewMemory(im, 1<<20, nil)
 	if err != nil {
 		return errors.Join(err, im.Close())
 	}
