@@ -64,7 +64,7 @@ const watched = 100
 // as long as its sandbox lives.
 const shallow = 256 << 10
 
-// What is copied into a new memory before others are let on the core, in bytes, and what a segment takes besides its own: it may be alone on a page.
+// What is copied into a new memory before others are let on the core, in bytes, and what a segment counts besides its own: it may be alone on a page.
 const (
 	copiedAtOnce = 64 << 10
 	segmentCost  = 512
@@ -88,12 +88,16 @@ func (s *Sandbox) meter(ctx context.Context, opts *SandboxOptions) error {
 		return nil
 	}
 	memory := s.instance.Memory().Bytes()
+	var courtesy processor.Courtesy
 	copied := 0
-	for _, e := range s.module.metered.Image {
-		copy(memory[e.Offset:], e.Bytes) // it fits: translation held it against the memory's minimum
-		if copied += len(e.Bytes) + segmentCost; copied >= copiedAtOnce {
-			copied = 0
-			processor.Yield()
+	for _, e := range s.module.metered.Image { // it fits: translation held it against the memory's minimum
+		for to, from := memory[e.Offset:], e.Bytes; len(from) > 0; {
+			n := copy(to, from[:min(len(from), copiedAtOnce)])
+			to, from = to[n:], from[n:]
+			if copied += n + segmentCost; copied >= copiedAtOnce {
+				copied = 0
+				courtesy.Yield()
+			}
 		}
 	}
 	if s.module.metered.Start {

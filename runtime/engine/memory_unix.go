@@ -77,13 +77,14 @@ const discarded = 1 << 20
 // does so piece by piece: other threads that map or unmap something wait while the kernel has one in hand, for tens of milliseconds if it were
 // hundreds of megabytes.
 func Discard(b []byte) error {
+	var courtesy processor.Courtesy
 	for len(b) > 0 {
 		piece := b[:min(len(b), discarded)]
 		if err := unix.Madvise(piece, unix.MADV_DONTNEED); err != nil {
 			return fmt.Errorf("give back %d bytes: %w", len(piece), err)
 		}
 		b = b[len(piece):]
-		processor.Yield() // the kernel gave nobody else the core meanwhile
+		courtesy.Yield()
 	}
 	return nil
 }

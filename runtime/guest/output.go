@@ -26,15 +26,9 @@ func (l *logger) begin(ctx context.Context) { l.ctx, l.used, l.dropped, l.lines 
 // line logs one line of a stream; text is cut where it is too long.
 func (l *logger) line(stream, level, text string) {
 	for {
-		part := text
-		if len(part) > MaxLine {
-			part = part[:MaxLine]
-			for len(part) > MaxLine-utf8.UTFMax && !utf8.RuneStart(text[len(part)]) {
-				part = part[:len(part)-1]
-			}
-		}
+		part := text[:lineLen(text)]
 		text = text[len(part):]
-		if l.used+uint64(len(part)) > l.most || l.lines*leastLine > l.most {
+		if l.full(len(part)) {
 			l.dropped += uint64(max(len(part)+len(text), 1))
 			return
 		}
@@ -45,6 +39,30 @@ func (l *logger) line(stream, level, text string) {
 			return
 		}
 	}
+}
+
+// bytes logs one line, as line does. What is dropped costs next to nothing.
+func (l *logger) bytes(stream, level string, b []byte) {
+	if len(b) <= MaxLine && l.full(len(b)) {
+		l.dropped += uint64(max(len(b), 1))
+		return
+	}
+	l.line(stream, level, string(b))
+}
+
+// full reports whether a line of n bytes is past the bound.
+func (l *logger) full(n int) bool { return l.used+uint64(n) > l.most || l.lines*leastLine > l.most }
+
+// lineLen is how much of text is its first line: all of it, or up to MaxLine bytes of whole characters.
+func lineLen[T string | []byte](text T) int {
+	if len(text) <= MaxLine {
+		return len(text)
+	}
+	n := MaxLine
+	for n > MaxLine-utf8.UTFMax && !utf8.RuneStart(text[n]) {
+		n--
+	}
+	return n
 }
 
 // text logs text of any number of lines.
@@ -66,25 +84,37 @@ type lineWriter struct {
 func (w *lineWriter) Write(p []byte) (int, error) {
 	n := len(p)
 	for len(p) > 0 {
-		i := bytes.IndexByte(p, '\n')
-		if i < 0 {
-			w.part = append(w.part, p[:min(len(p), MaxLine)]...)
-			if p = p[min(len(p), MaxLine):]; len(w.part) >= MaxLine {
-				w.flush()
-			}
-			continue
+		next := p[:min(len(p), mostPart-len(w.part))]
+		i := bytes.IndexByte(next, '\n')
+		if i >= 0 {
+			next = next[:i]
+			p = p[1:]
 		}
-		w.part = append(w.part, p[:i]...)
-		w.log.text(w.stream, w.level, string(w.part))
-		w.part = w.part[:0]
-		p = p[i+1:]
+		w.part = append(w.part, next...)
+		p = p[len(next):]
+		if i >= 0 {
+			w.endLine()
+		} else if len(w.part) == mostPart {
+			cut := lineLen(w.part)
+			w.log.bytes(w.stream, w.level, w.part[:cut])
+			w.part = append(w.part[:0], w.part[cut:]...)
+		}
 	}
 	return n, nil
 }
 
+// mostPart is how much of a line is kept until its end is known: a part is cut off then.
+const mostPart = MaxLine + utf8.UTFMax
+
+// endLine logs what there is of a line, whose end was written.
+func (w *lineWriter) endLine() {
+	w.log.bytes(w.stream, w.level, bytes.TrimSuffix(w.part, []byte("\r")))
+	w.part = w.part[:0]
+}
+
+// flush logs a line that the guest has begun.
 func (w *lineWriter) flush() {
 	if len(w.part) > 0 {
-		w.log.text(w.stream, w.level, string(w.part))
-		w.part = w.part[:0]
+		w.endLine()
 	}
 }

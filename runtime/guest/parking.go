@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,19 +25,20 @@ const maxParked = 5 * time.Minute
 //
 // Between start and wait, and between serve and its return, the guest runs. In between it only holds memory.
 type parking struct {
-	system *wasi.System
-	static bool           // the environment does not tell of the request
-	run    *processor.Run // may be nil; the guest's goroutine enters and leaves. What waits is out
-	most   time.Duration  // at the processor once it has its request
-	ctx    *relay
-	fate   atomic.Int32  // who decided what becomes of it
-	waits  chan struct{} // closed by the guest's goroutine
-	goOn   chan struct{}
-	ended  chan struct{} // closed by the guest's goroutine once the run is over
-	err    error         // how; set before
-	served bool          // it was handed the request; set before goOn is closed
-	expiry clock.Timer
-	gone   chan struct{} // closed once a sandbox that expired is closed
+	system   *wasi.System
+	clearing *sync.Mutex    // the program's
+	static   bool           // the environment does not tell of the request
+	run      *processor.Run // may be nil; the guest's goroutine enters and leaves. What waits is out
+	most     time.Duration  // at the processor once it has its request
+	ctx      *relay
+	fate     atomic.Int32  // who decided what becomes of it
+	waits    chan struct{} // closed by the guest's goroutine
+	goOn     chan struct{}
+	ended    chan struct{} // closed by the guest's goroutine once the run is over
+	err      error         // how; set before
+	served   bool          // it was handed the request; set before goOn is closed
+	expiry   clock.Timer
+	gone     chan struct{} // closed once a sandbox that expired is closed
 }
 
 // The fates of a parked run. Only the first to set one acts on it.
@@ -54,8 +56,8 @@ var (
 	errAbandoned = errors.New("there was no request for it")
 )
 
-func newParking(sys *wasi.System, static bool) *parking {
-	return &parking{system: sys, static: static, waits: make(chan struct{}), goOn: make(chan struct{}), ended: make(chan struct{}), gone: make(chan struct{})}
+func newParking(sys *wasi.System, clearing *sync.Mutex, static bool) *parking {
+	return &parking{system: sys, clearing: clearing, static: static, waits: make(chan struct{}), goOn: make(chan struct{}), ended: make(chan struct{}), gone: make(chan struct{})}
 }
 
 // Watches implements hostcall.Interposer.
@@ -125,8 +127,12 @@ func (p *parking) start(ctx context.Context, vm *runtime.Sandbox) error {
 		defer leave(p.run)
 		_, p.err = vm.Call(p.ctx, CommandStart)
 		if p.run != nil && p.run.Long() {
+			// Here it is behind others, too. A program's sandboxes are closed one at a time: the kernel has one lock for the memory of all threads, and each that
+			// gives back much keeps a P meanwhile.
 			p.run.Rest()
-			p.err = errors.Join(p.err, clearAway(vm))
+			p.clearing.Lock()
+			p.err = errors.Join(p.err, vm.Close())
+			p.clearing.Unlock()
 		}
 	}()
 	select {
@@ -145,17 +151,6 @@ func (p *parking) start(ctx context.Context, vm *runtime.Sandbox) error {
 		}
 		return fmt.Errorf("run to the request: %w", p.err)
 	}
-}
-
-// clearing has a value while a sandbox that may have much memory is closed.
-var clearing = make(chan struct{}, 1)
-
-// clearAway closes a sandbox that ran for long, in the goroutine that ran it, which is behind others. One is closed at a time in the process, as the kernel
-// has one lock for the memory of all its threads, and each that clears keeps a P.
-func clearAway(vm *runtime.Sandbox) error {
-	clearing <- struct{}{}
-	defer func() { <-clearing }()
-	return vm.Close()
 }
 
 // take reserves a run that waits for whoever decides its fate; false if somebody else has.

@@ -119,6 +119,8 @@ type Program struct {
 	dirs []preopen
 	base baselines
 	runs sync.Pool // of *processor.Run that are out
+
+	clearing sync.Mutex // held while a sandbox that ran for long is closed
 }
 
 // preopen is a file grant whose source was found.

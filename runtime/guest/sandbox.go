@@ -73,7 +73,7 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 	}
 	interposers := p.interposers()
 	if p.kind == Command {
-		s.parking = newParking(sys, p.opts.Request == RequestStdin)
+		s.parking = newParking(sys, &p.clearing, p.opts.Request == RequestStdin)
 		s.parking.run, s.parking.most = s.run, p.opts.CPU
 		interposers = append([]hostcall.Interposer{s.parking}, interposers...)
 	}
