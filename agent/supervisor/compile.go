@@ -166,7 +166,7 @@ func (s *Supervisor) compile(ctx context.Context, engine runtime.Engine, dir str
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, said
 	cmd.SysProcAttr = attributes()
 	cmd.WaitDelay = 5 * time.Second
-	err := cmd.Run()
+	err := behind(cmd.Run)
 	if in.err != nil {
 		return "", fmt.Errorf("read the module to compile it: %w", in.err)
 	}

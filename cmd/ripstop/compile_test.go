@@ -20,11 +20,15 @@ import (
 	w "github.com/ripstop-vm/ripstop/internal/wasmtest"
 )
 
-// bomb is a command within the bounds on form that takes a compiler long: values by the hundred thousand on its operand stack.
+// bomb is a command within the bounds on form that takes a compiler long, some seconds: values by the hundred thousand on its operand stack.
 func bomb() []byte {
-	const values = 900_000
-	body := bytes.Repeat(w.Cat(w.I32Const(1), []byte{0xc0}), values) // i32.extend8_s
-	return command(body, bytes.Repeat([]byte{w.Drop}, values))
+	const values, functions = 900_000, 4
+	f := w.Func{Body: w.Cat(bytes.Repeat(w.Cat(w.I32Const(1), []byte{0xc0}), values), bytes.Repeat([]byte{w.Drop}, values))} // i32.extend8_s
+	m := w.Module{Funcs: []w.Func{{Export: "_start"}}, Memory: []uint32{1}}
+	for range functions {
+		m.Funcs = append(m.Funcs, f)
+	}
+	return m.Bytes()
 }
 
 // files lists what lies beneath a directory of the data directory.

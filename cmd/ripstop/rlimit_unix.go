@@ -13,8 +13,7 @@ import (
 const spare = 5
 
 // limitProcess bounds this process's address space, in bytes, its processor time, in seconds, and the files that it writes, in bytes,
-// from now on. It ends the process with the status spent when its processor time is used up. It takes turns behind others' work where the
-// system lets it.
+// from now on. It ends the process with the status spent when its processor time is used up.
 func limitProcess(space, cpu, file uint64, spent int) error {
 	// The system says once that the time is used up, and kills what goes on.
 	over := make(chan os.Signal, 1)
@@ -30,13 +29,5 @@ func limitProcess(space, cpu, file uint64, spent int) error {
 			return fmt.Errorf("limit the %s of this process: %w", l.name, err)
 		}
 	}
-	if syscall.Getpgrp() == syscall.Getpid() { // else it was started by hand, with others in its group
-		// Of the group, which has nobody else in it: of the process alone would be of this thread alone.
-		_ = syscall.Setpriority(syscall.PRIO_PGRP, 0, compilerNice) // without it others wait longer, that is all
-	}
 	return nil
 }
-
-// compilerNice gives a compiler about a tenth of what a worker's thread gets, when both want the processor, and as much as a guest that computes
-// for long: such guests must not be kept from it for long, or the garbage collector waits for them.
-const compilerNice = 10
