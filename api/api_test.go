@@ -190,6 +190,60 @@ func TestBadUploadsAreProblemsAndLeaveNothing(t *testing.T) {
 	decode[model.Job](t, w.Request(t, "PUT", "/v1/jobs/exact/module", io.MultiReader(strings.NewReader(exact))), http.StatusCreated)
 }
 
+// A client that is sending when it is refused gets the answer, and not a connection that is reset.
+func TestARefusalReachesAClientThatStillSends(t *testing.T) {
+	w := apitest.Open(t)
+	kind, body := form(t, "manifest", "limits:\n  memry: 1MiB\n", "module", string(apitest.Module)+strings.Repeat("x", 1<<20))
+	for name, expect := range map[string]string{"that was told to go on": "Expect: 100-continue\r\n", "that did not ask": ""} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(w.URL, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := fmt.Fprintf(conn, "PUT /v1/jobs/hello HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Type: %s\r\n%sContent-Length: %d\r\n\r\n",
+				w.Token, kind, expect, len(body)); err != nil {
+				t.Fatal(err)
+			}
+			sent := make(chan struct{})
+			go func() {
+				defer close(sent)
+				_, _ = conn.Write(body) // more than net/http reads of a body that nobody wants; it may end before all is taken
+			}()
+			defer func() { conn.Close(); <-sent }()
+			in := bufio.NewReader(conn)
+			res, err := http.ReadResponse(in, nil)
+			if err == nil && res.StatusCode == http.StatusContinue {
+				res, err = http.ReadResponse(in, nil)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			problem(t, res, 422, "manifest-invalid", "2:3")
+			if _, err := in.ReadByte(); err != io.EOF {
+				t.Errorf("the connection ends with %v", err)
+			}
+		})
+	}
+}
+
+// An upload that is refused before a byte of it is asked for is not asked for by the refusal.
+func TestARefusedUploadIsNotAskedFor(t *testing.T) {
+	w := apitest.Open(t)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(w.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "PUT /v1/jobs/hello/module HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	problem(t, res, 401, "token-denied")
+}
+
 func TestAnInterruptedUploadLeavesNothing(t *testing.T) {
 	w := apitest.Open(t)
 	conn, err := net.Dial("tcp", strings.TrimPrefix(w.URL, "http://"))

@@ -45,6 +45,7 @@ func (s *Server) fail(c echo.Context, err error) {
 		s.opts.Log.Error("problem cannot be written", "error", err)
 		return
 	}
+	leaveBody(c)
 	s.limitWriting(c)
 	if err := c.Blob(p.Status, "application/problem+json", append(body, '\n')); err != nil {
 		s.opts.Log.Debug("answer was not read", "error", err)

@@ -50,7 +50,25 @@ func (s *Server) open(c echo.Context, what string, limit, around int64) (*body, 
 	if r.ContentLength > limit+around {
 		return nil, b.tooLarge()
 	}
+	c.Set(bodyKey, b)
 	return b, nil
+}
+
+// bodyKey is where a request keeps its body once a handler has opened it.
+const bodyKey = "ripstop.body"
+
+// leaveBody is called before an answer that may come while the client still sends. net/http closes the connection after such an
+// answer. As a rule it lingers first, since a connection that is closed with something unread is reset, which can cost the client
+// the answer; but not where the client asked to be told to go on (Expect), as the CLI and curl do.
+func leaveBody(c echo.Context) {
+	if c.Request().Header.Get("Expect") == "" {
+		return
+	}
+	if b, ok := c.Get(bodyKey).(*body); ok && b.err == io.EOF {
+		return
+	}
+	// A body that is too large is what net/http is told this by, and it lingers then whatever the client expected.
+	_, _ = http.MaxBytesReader(c.Response().Writer, io.NopCloser(strings.NewReader("x")), 0).Read(make([]byte, 1))
 }
 
 func (b *body) tooLarge() error {
