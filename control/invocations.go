@@ -13,6 +13,7 @@ import (
 	"github.com/ripstop-vm/ripstop/internal/envelope"
 	"github.com/ripstop-vm/ripstop/internal/ids"
 	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
 )
 
@@ -44,7 +45,8 @@ const ours = "@"
 // with an @ are refused: they are those of schedules.
 func (s *Store) Enqueue(ctx context.Context, job string, v NewInvocation) (broker.Receipt, error) {
 	if strings.HasPrefix(v.Order, ours) || strings.HasPrefix(v.Key, ours) {
-		return broker.Receipt{}, unfit(fmt.Errorf("%w: an order or idempotency key that begins with %s belongs to a schedule", broker.ErrInvalid, ours))
+		return broker.Receipt{}, &refusal{&wire.Problem{Code: "invocation-invalid", Status: http.StatusBadRequest, Title: "Invalid invocation",
+			Detail: "an order or idempotency key that begins with " + ours + " belongs to a schedule"}, broker.ErrInvalid}
 	}
 	now, q, err := s.queueOf(ctx, job)
 	if err != nil {
@@ -54,6 +56,9 @@ func (s *Store) Enqueue(ctx context.Context, job string, v NewInvocation) (broke
 }
 
 func (s *Store) enqueue(ctx context.Context, now state, q broker.Job, v NewInvocation) (broker.Receipt, error) {
+	if err := v.check(); err != nil {
+		return broker.Receipt{}, err
+	}
 	job, settings := now.job.Name, now.version.Manifest
 	settings.Fill(job) // of a version from before there were queues
 	order := v.Order
@@ -86,6 +91,33 @@ func (s *Store) enqueue(ctx context.Context, now state, q broker.Job, v NewInvoc
 		return broker.Receipt{}, unfit(storage(err))
 	}
 	return got[0], nil
+}
+
+// check says in the user's words what the broker would refuse in its own, where it names an ID that nobody was told.
+func (v NewInvocation) check() error {
+	outside := func(kind error, format string, args ...any) error {
+		p := &wire.Problem{Code: "invocation-invalid", Status: http.StatusBadRequest, Title: "Invalid invocation", Detail: fmt.Sprintf(format, args...)}
+		if kind == broker.ErrTooLarge {
+			p.Code, p.Status, p.Title = "too-large", http.StatusRequestEntityTooLarge, "Too large"
+		}
+		return &refusal{p, kind}
+	}
+	days := func(d time.Duration) string { return fmt.Sprintf("%dd", d/(24*time.Hour)) }
+	switch {
+	case v.Priority < 0 || v.Priority > broker.MaxPriority:
+		return outside(broker.ErrInvalid, "priority %d is out of range: 0 to %d is allowed", v.Priority, broker.MaxPriority)
+	case v.Attempts < 0 || v.Attempts > broker.MaxAttempts:
+		return outside(broker.ErrInvalid, "%d attempts are out of range: 1 to %d are allowed", v.Attempts, broker.MaxAttempts)
+	case v.Delay < 0 || v.Delay > broker.MaxDelay:
+		return outside(broker.ErrInvalid, "delay %s is out of range: at most %s is allowed", manifest.Duration(v.Delay), days(broker.MaxDelay))
+	case v.ResultTTL != 0 && (v.ResultTTL < broker.MinResultTTL || v.ResultTTL > broker.MaxResultTTL):
+		return outside(broker.ErrInvalid, "ttl %s is out of range: %s to %s is allowed", manifest.Duration(v.ResultTTL), broker.MinResultTTL, days(broker.MaxResultTTL))
+	case len(v.Key) > broker.MaxIdempotencyKey:
+		return outside(broker.ErrTooLarge, "the idempotency key has %d bytes: at most %d are allowed", len(v.Key), broker.MaxIdempotencyKey)
+	case len(v.Order) > broker.MaxIdempotencyKey:
+		return outside(broker.ErrTooLarge, "the order has %d bytes: at most %d are allowed", len(v.Order), broker.MaxIdempotencyKey)
+	}
+	return nil
 }
 
 // unfit turns what cannot be queued into a problem.
@@ -204,7 +236,11 @@ func (s *Store) Cancel(ctx context.Context, by, job, id string) error {
 			return refuse(http.StatusConflict, "invocation-running", "The invocation is under way",
 				"attempt %d of invocation %s of job %s is under way, and only one that waits can be cancelled; it ends by itself, after limits.time at the latest", st.Attempts, id, job)
 		}
-		return refuse(http.StatusConflict, "invocation-ended", "The invocation does not wait", "invocation %s of job %s is %s already: there is nothing to cancel", id, job, st.State)
+		how := string(st.State)
+		if st.Reason != "" {
+			how += " (" + st.Reason + ")"
+		}
+		return refuse(http.StatusConflict, "invocation-ended", "The invocation does not wait", "invocation %s of job %s is %s already: there is nothing to cancel", id, job, how)
 	}
 	if err != nil {
 		return unknownInvocation(job, id, storage(err))

@@ -69,6 +69,12 @@ func TestWhatCannotBeQueuedIsAProblem(t *testing.T) {
 		"a body too large":       {"hello", func(v *NewInvocation) { v.Request.Body = make([]byte, envelope.MaxBody+1) }, 413, "too-large", envelope.ErrTooLarge},
 		"a key too large":        {"hello", func(v *NewInvocation) { v.Key = strings.Repeat("k", 257) }, 413, "too-large", broker.ErrTooLarge},
 		"no method":              {"hello", func(v *NewInvocation) { v.Request.Method = "" }, 400, "invocation-invalid", envelope.ErrInvalid},
+		"an order too large":     {"hello", func(v *NewInvocation) { v.Order = strings.Repeat("o", 257) }, 413, "too-large", broker.ErrTooLarge},
+		"a delay too long":       {"hello", func(v *NewInvocation) { v.Delay = broker.MaxDelay + 1 }, 400, "invocation-invalid", broker.ErrInvalid},
+		"a ttl too short":        {"hello", func(v *NewInvocation) { v.ResultTTL = broker.MinResultTTL - 1 }, 400, "invocation-invalid", broker.ErrInvalid},
+		"a ttl too long":         {"hello", func(v *NewInvocation) { v.ResultTTL = broker.MaxResultTTL + 1 }, 400, "invocation-invalid", broker.ErrInvalid},
+		"too many attempts":      {"hello", func(v *NewInvocation) { v.Attempts = broker.MaxAttempts + 1 }, 400, "invocation-invalid", broker.ErrInvalid},
+		"a schedule's key":       {"hello", func(v *NewInvocation) { v.Key = "@x" }, 400, "invocation-invalid", broker.ErrInvalid},
 		"a priority too high":    {"hello", func(v *NewInvocation) { v.Priority = 10 }, 400, "invocation-invalid", broker.ErrInvalid},
 		"a callback to nowhere":  {"hello", func(v *NewInvocation) { v.Callback = "ftp://hooks.example/" }, 400, "callback-invalid", broker.ErrInvalid},
 		"a callback with a name": {"hello", func(v *NewInvocation) { v.Callback = "https://a:b@hooks.example/" }, 400, "callback-invalid", broker.ErrInvalid},
@@ -81,6 +87,9 @@ func TestWhatCannotBeQueuedIsAProblem(t *testing.T) {
 		c.change(&v)
 		_, err := w.Enqueue(t.Context(), c.job, v)
 		wantProblem(t, err, c.status, c.code)
+		if strings.Contains(err.Error(), "enqueue: ") || strings.HasPrefix(err.Error(), "invalid: ") {
+			t.Errorf("%s: %q is in the broker's words", what, err)
+		}
 		if c.kind != nil && !errors.Is(err, c.kind) {
 			t.Errorf("%s: %v is no %v", what, err, c.kind)
 		}
