@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -124,9 +125,11 @@ func explain(err error) error {
 		}
 		return err
 	case errors.As(err, &p):
-		switch p.Status {
-		case http.StatusUnauthorized:
+		switch {
+		case p.Status == http.StatusUnauthorized:
 			return fmt.Errorf("%w; is --token, RIPSTOP_TOKEN or --data that of this server?", err)
+		case p.Code == "no-route":
+			return fmt.Errorf("%w; is --server or RIPSTOP_SERVER the address of ingress? The API has another", err)
 		}
 	}
 	return err
@@ -142,14 +145,17 @@ func remoteCommand(cmd *cobra.Command, run func(cmd *cobra.Command, c *client.Cl
 			if len(args) > 0 && !strings.HasPrefix(first, "JOB...") {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return r.jobNames(cmd)
+			names, directive := r.jobNames(cmd)
+			// Of several jobs, each is named once.
+			return slices.DeleteFunc(names, func(name string) bool { return slices.Contains(args, name) }), directive
 		}
 	}
-	if cmd.Flags().Lookup("job") != nil {
-		complete := func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-			return r.jobNames(cmd)
+	for _, flag := range []string{"job", "name"} {
+		if cmd.Flags().Lookup(flag) != nil {
+			register(cmd, flag, func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+				return r.jobNames(cmd)
+			})
 		}
-		register(cmd, "job", complete)
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := r.open(cmd)

@@ -181,7 +181,7 @@ func TestWhatIsQueuedIsListedAndCancelledFromTheCommandLine(t *testing.T) {
 	ok(t, "", "deploy", "-q", moduleFile(t, t.TempDir(), "a.wasm")) // nobody runs what is queued for it
 	var ids []string
 	for range 3 {
-		stdout, _ := ok(t, "", "invoke", "a", "--async", "--priority", "2", "--delay", "1h")
+		stdout, _ := ok(t, "", "invoke", "a", "--async", "--priority", "2", "--delay", "1h", "--order", "mail")
 		ids = append(ids, strings.TrimSpace(stdout))
 	}
 	stdout, stderr := ok(t, "", "queue", "list", "a")
@@ -208,7 +208,7 @@ func TestWhatIsQueuedIsListedAndCancelledFromTheCommandLine(t *testing.T) {
 	if stdout, _ = ok(t, "", "queue", "cancel", "a", ids[2], "--json"); stdout != "{\n  \"cancel\": [\n    \""+ids[2]+"\"\n  ]\n}\n" {
 		t.Errorf("queue cancel --json says %q", stdout)
 	}
-	fails(t, exitFailed, "is dead already", "queue", "cancel", "a", ids[2])
+	fails(t, exitFailed, "is dead (cancelled) already", "queue", "cancel", "a", ids[2])
 	fails(t, exitFailed, "cancelled", "result", "--wait", "a", ids[0])
 	if stdout, _ = ok(t, "", "queue", "list", "a", "--json"); stdout != "{\n  \"invocations\": []\n}\n" {
 		t.Errorf("queue list --json says %q", stdout)
@@ -308,7 +308,8 @@ func TestShellsCompleteJobNamesAndValuesOfFlags(t *testing.T) {
 	}{
 		"a job":                  {[]string{"logs", ""}, "hello\nother\n:4\n"},
 		"a job that is optional": {[]string{"ps", ""}, "hello\nother\n:4\n"},
-		"many jobs":              {[]string{"rm", "hello", ""}, "hello\nother\n:4\n"},
+		"many jobs":              {[]string{"rm", "hello", ""}, "other\n:4\n"},
+		"a name to deploy":       {[]string{"deploy", "--name", ""}, "hello\nother\n:4\n"},
 		"a flag":                 {[]string{"audit", "--job", ""}, "hello\nother\n:4\n"},
 		"an engine":              {[]string{"run", "--engine", ""}, lines(runtime.Engines()) + ":36\n"},
 		"a format of traces":     {[]string{"run", "--trace-format", ""}, "text\njson\n:36\n"},
@@ -467,6 +468,14 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 	fails(t, exitUsage, "ripstop rollback takes JOB [VERSION]; 3 arguments were given", "rollback", "a", "1", "2")
 	fails(t, exitUsage, "ripstop version takes no arguments; one argument was given", "version", "x")
 	fails(t, exitUsage, "body is given with -d", "invoke", "hello", "--data", `{"x":1}`)
+	fails(t, exitUsage, "--attempts 0 is below 1", "invoke", "hello", "--async", "--attempts", "0")
+	ingress := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(w, `{"code":"no-route","detail":"no job answers at this host and path"}`)
+	}))
+	defer ingress.Close()
+	fails(t, exitFailed, "the address of ingress?", "ps", "--server", ingress.URL, "--token", w.Token)
 	stopped := httptest.NewServer(http.NotFoundHandler())
 	fails(t, exitFailed, "no Ripstop API", "ps", "--server", stopped.URL, "--token", w.Token)
 	stopped.Close()
@@ -499,7 +508,7 @@ func TestLogsAndTracesAreReadable(t *testing.T) {
 	}
 	line("stdout", "", "hello, world")
 	line("stderr", "", "\x1b[2J\x1b]0;gotcha\x07 red\r")
-	line("log", "info", "two\nlines")
+	line("log", "info", "two\n\tlines\n2026-01-02 03:04:05.001Z 456789ab system/error not really")
 	w.Hub.Report(wire.Report{Kind: wire.ReportLog, Job: "hello", Time: apitest.Epoch, Stream: "system", Level: "error", Text: "guest trapped: unreachable"})
 	stdout, _ := ok(t, "", "logs", "hello")
 	golden(t, "logs", stdout)

@@ -35,9 +35,14 @@ func newLogsCommand() *cobra.Command {
 			if l.Level != "" {
 				label += "/" + l.Level
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s %-10s %s\n", l.Time.UTC().Format("2006-01-02 15:04:05.000Z"),
-				shortID(l.Invocation), escapeLine(label), escapeLine(strings.TrimRight(l.Text, "\n")))
-			return err
+			// Each line of a text, such as a backtrace, has all of this before it, so that no guest makes one look like another's.
+			before := fmt.Sprintf("%s %s %-10s ", l.Time.UTC().Format("2006-01-02 15:04:05.000Z"), shortID(l.Invocation), escapeLine(label))
+			for text := range strings.SplitSeq(strings.TrimRight(l.Text, "\n"), "\n") {
+				if _, err := fmt.Fprintln(cmd.OutOrStdout(), before+escapeText(text)); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	})
 }

@@ -45,9 +45,12 @@ func (o *asyncOptions) addFlags(cmd *cobra.Command) {
 	f.IntVar(&o.attempts, "attempts", 0, "with --async: at most so many attempts (default as the manifest says)")
 }
 
-// check refuses flags that say nothing without --async.
+// check refuses flags that say nothing without --async, and a number of attempts that would stand for the manifest's.
 func (o *asyncOptions) check(cmd *cobra.Command) error {
 	if o.async {
+		if cmd.Flags().Changed("attempts") && o.attempts < 1 {
+			return usageError(cmd, fmt.Errorf("--attempts %d is below 1", o.attempts))
+		}
 		return nil
 	}
 	for _, name := range []string{"wait", "key", "order", "delay", "deadline", "ttl", "callback", "priority", "attempts"} {
@@ -283,17 +286,20 @@ func newQueueListCommand() *cobra.Command {
 		if asJSON {
 			return printJSON(cmd.OutOrStdout(), all)
 		}
-		rows := [][]string{{"ID", "STATE", "PRIORITY", "ATTEMPTS", "ENQUEUED", "STARTS AFTER", "REASON"}}
+		rows := [][]string{{"ID", "STATE", "PRIORITY", "ORDER", "ATTEMPTS", "ENQUEUED", "STARTS AFTER", "REASON"}}
 		for _, v := range all.Invocations {
-			row := []string{v.Id, string(v.State), strconv.Itoa(v.Priority), fmt.Sprintf("%d of %d", v.Attempts, v.MaxAttempts), when(v.Enqueued), "-", "-"}
+			row := []string{v.Id, string(v.State), strconv.Itoa(v.Priority), "-", fmt.Sprintf("%d of %d", v.Attempts, v.MaxAttempts), when(v.Enqueued), "-", "-"}
 			if v.State == model.InvocationStateLeased {
 				row[1] = "running"
 			}
+			if v.Order != nil {
+				row[3] = *v.Order
+			}
 			if v.Due != nil {
-				row[5] = when(*v.Due)
+				row[6] = when(*v.Due)
 			}
 			if v.Reason != nil {
-				row[6] = *v.Reason
+				row[7] = *v.Reason
 			}
 			rows = append(rows, row)
 		}

@@ -15,9 +15,10 @@ func newTraceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trace JOB",
 		Short: "Show a job's host calls as they happen, like strace",
-		Long: "Tracing is on while this command runs, and slows the job a little. Refused calls are marked with the rule that\n" +
-			"refused them; of secrets only the length is shown.",
-		Example: "  ripstop trace nosy\n  ripstop trace --json nosy | jq 'select(.record.denied)'",
+		Long: "Tracing is on while this command runs, and slows the job a little. Calls that a rule refused are marked with\n" +
+			"it; those that no capability grants fail with ENOTCAPABLE, or EBADF where the guest has no files. Of secrets only the\n" +
+			"length is shown.",
+		Example: "  ripstop trace nosy\n  ripstop trace --json nosy | jq 'select(.record.denied or .record.errno == \"ENOTCAPABLE\")'",
 		Args:    cobra.ExactArgs(1),
 	}
 	jsonFlag(cmd, &asJSON)
