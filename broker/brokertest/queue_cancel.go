@@ -18,6 +18,7 @@ import (
 var queueCancelCases = map[string]func(queueTest){
 	"those that wait or are leased are listed in pages":        listedInPages,
 	"what stays is listed though others move meanwhile":        listedWhileOthersMove,
+	"what stays is listed though the last of a page moves on":  listedThoughTheLastMoves,
 	"one that ended is not listed, and is again once requeued": listedWhileUnfinished,
 	"a cancelled invocation ends, and does not start":          cancelled,
 	"one that is leased or has ended is not cancelled":         notCancelled,
@@ -186,6 +187,52 @@ func listedWhileOthersMove(t queueTest) {
 			t.Errorf("%s was not listed", id)
 		}
 	}
+}
+
+// The last one of a page is where the next one goes on. It goes behind the others between the two, and those stay.
+func listedThoughTheLastMoves(t queueTest) {
+	rest := func(state broker.State, first string, move func(), others ...string) {
+		t.Helper()
+		list, from, err := t.q.List(t.Context(), job, "", 1)
+		if err != nil || len(list) != 1 || string(list[0].ID) != first || list[0].State != state || from == "" {
+			t.Fatalf("the first one is %+v, next %q, %v; want %s", list, from, err, first)
+		}
+		move()
+		seen := map[string]bool{}
+		for from != "" {
+			list, next, err := t.q.List(t.Context(), job, from, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range list {
+				seen[string(s.ID)] = true
+			}
+			from = next
+		}
+		for _, id := range others {
+			if !seen[id] {
+				t.Errorf("%s was not listed after %s, which moved", id, first)
+			}
+		}
+	}
+	t.enqueue(invocation("a"), invocation("b"), invocation("c"))
+	var leases []broker.Lease
+	for _, id := range []string{"a", "b", "c"} {
+		leases = append(leases, t.leaseOne(id, 1))
+		t.c.Advance(time.Second)
+	}
+	rest(broker.StateLeased, "a", func() {
+		if _, err := t.q.Extend(t.Context(), leases[0]); err != nil {
+			t.Fatal(err)
+		}
+	}, "b", "c")
+	for i, l := range leases {
+		t.release(l, broker.Return{Delay: time.Duration(i+1) * time.Minute})
+	}
+	rest(broker.StateWaiting, "a", func() {
+		t.c.Advance(time.Minute)
+		t.release(t.leaseOne("a", 2), broker.Return{Delay: time.Hour})
+	}, "b", "c")
 }
 
 func listedWhileUnfinished(t queueTest) {

@@ -15,9 +15,12 @@ if place == 'b' then
 else
 	local from = 0
 	if member ~= '' then
-		-- One that is not there any more leaves its score: those that share it may come again.
-		local rank = redis.call('ZRANK', PLACES[place], member)
-		from = rank and rank + 1 or redis.call('ZCOUNT', PLACES[place], '-inf', '(' .. score)
+		-- One that is not there any more, or has gone elsewhere in the place, leaves its score: those that share it may come again.
+		if tonumber(redis.call('ZSCORE', PLACES[place], member) or -1) == tonumber(score) then
+			from = redis.call('ZRANK', PLACES[place], member) + 1
+		else
+			from = redis.call('ZCOUNT', PLACES[place], '-inf', '(' .. score)
+		end
 	end
 	looks = math.min(looks, most)
 	local found = redis.call('ZRANGE', PLACES[place], from, from + looks - 1, 'WITHSCORES')
