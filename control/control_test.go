@@ -320,6 +320,29 @@ func TestDeploysOfOneJobFollowEachOtherAndOthersDoNotWait(t *testing.T) {
 	}
 }
 
+// Programs before this one took manifests in which queue.concurrency is more than limits.concurrency, and kept them.
+func TestAVersionThatAnOlderProgramTookIsGoneBackTo(t *testing.T) {
+	w := newWorld(t)
+	_, v := w.deploy("hello", "module 1", nil)
+	v.Manifest.Queue.Concurrency = v.Manifest.Limits.Concurrency + 20
+	refused := v.Manifest
+	old, err := put(versionKey("hello", v.Number), v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.records.Commit(t.Context(), broker.Commit{Writes: []broker.Write{old}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, v := w.deploy("hello", "module 2", nil); v.Manifest.Queue.Concurrency != v.Manifest.Limits.Concurrency {
+		t.Errorf("another module runs %d queued invocations at once, and %d in all", v.Manifest.Queue.Concurrency, v.Manifest.Limits.Concurrency)
+	}
+	if j, _, err := w.Rollback(t.Context(), "ann", "hello", 1); err != nil || j.Current != 1 {
+		t.Errorf("Rollback answers %+v, %v", j, err)
+	}
+	_, _, err = w.Deploy(t.Context(), "ann", "hello", strings.NewReader("module 3"), &refused)
+	wantProblem(t, err, 422, "manifest-invalid", "queue.concurrency")
+}
+
 func TestRollbackMakesAnEarlierVersionCurrent(t *testing.T) {
 	w := newWorld(t)
 	for i := range 4 {

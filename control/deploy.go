@@ -140,7 +140,7 @@ func (s *Store) Deploy(ctx context.Context, by, job string, module io.Reader, m 
 	}
 	defer unlock()
 	if m == nil {
-		m = &now.version.Manifest // of a new job: the zero manifest
+		m = effective(now.version.Manifest) // of a new job: the zero manifest
 	}
 	next := Version{Schema: schema, Job: job, Number: now.job.Latest + 1, Created: s.opts.Clock.Now().UTC(), By: by}
 	switch {
@@ -189,6 +189,15 @@ func (s *Store) settle(m *manifest.Manifest, job, kind string) (manifest.Manifes
 	return *own, nil
 }
 
+// effective is the manifest of a version that is kept, as it works. Programs before this one took more queue.concurrency than limits.concurrency, which
+// never was more than that: it is refused to who writes it now, but nobody should have to rewrite a manifest to roll back.
+func effective(m manifest.Manifest) *manifest.Manifest {
+	if most := m.Limits.Concurrency; most > 0 {
+		m.Queue.Concurrency = min(m.Queue.Concurrency, most)
+	}
+	return &m
+}
+
 // Rollback makes an earlier version current: number to, or with 0 the one before the current one.
 func (s *Store) Rollback(ctx context.Context, by, job string, to uint64) (Job, Version, error) {
 	if err := checkName(job); err != nil {
@@ -222,7 +231,7 @@ func (s *Store) Rollback(ctx context.Context, by, job string, to uint64) (Job, V
 		return Job{}, Version{}, refuse(http.StatusConflict, "version-current", "Version is current", "version %d of job %s is the current one already", to, job)
 	}
 	// The version was checked when it was deployed, maybe by an older program that allowed more.
-	if _, err := s.settle(&next.Manifest, job, next.Kind); err != nil {
+	if _, err := s.settle(effective(next.Manifest), job, next.Kind); err != nil {
 		return Job{}, Version{}, err
 	}
 	return s.release(ctx, by, AuditRollback, now, *next, false)
