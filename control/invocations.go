@@ -220,19 +220,26 @@ func (s *Store) Invocations(ctx context.Context, job, after string, limit int) (
 // cancelled is the reason of an invocation that somebody cancelled. Who did is in the audit log: callbacks tell reasons to others.
 const cancelled = "cancelled"
 
+// cancelTries is how often an invocation is found under way, and waits again by the time one looks.
+const cancelTries = 3
+
 // Cancel ends an invocation that waits.
 func (s *Store) Cancel(ctx context.Context, by, job, id string) error {
 	now, q, err := s.queueOf(ctx, job)
 	if err != nil {
 		return err
 	}
-	err = s.queue.Cancel(ctx, q, broker.InvocationID(id), cancelled)
-	if errors.Is(err, broker.ErrNotWaiting) {
+	for tries := 1; ; tries++ {
+		if err = s.queue.Cancel(ctx, q, broker.InvocationID(id), cancelled); !errors.Is(err, broker.ErrNotWaiting) {
+			break
+		}
 		st, err := s.queue.Status(ctx, q, broker.InvocationID(id))
 		switch {
 		case err != nil:
 			return unknownInvocation(job, id, err)
-		case st.State == broker.StateLeased:
+		case st.State == broker.StateWaiting && tries < cancelTries: // it was given back between the two
+			continue
+		case st.State == broker.StateWaiting, st.State == broker.StateLeased:
 			return refuse(http.StatusConflict, "invocation-running", "The invocation is under way",
 				"attempt %d of invocation %s of job %s is under way, and only one that waits can be cancelled; it ends by itself, after limits.time at the latest", st.Attempts, id, job)
 		}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -295,5 +296,35 @@ func TestNobodyHoldsASchedulesOrderOrAnotherJobsQueueUp(t *testing.T) {
 		if (err != nil) != test.refused || test.refused && !errors.Is(err, broker.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// busyQueue finds an invocation under way the next few times that it is cancelled.
+type busyQueue struct {
+	broker.Queue
+	busy int
+}
+
+func (q *busyQueue) Cancel(ctx context.Context, j broker.Job, id broker.InvocationID, reason string) error {
+	if q.busy--; q.busy >= 0 {
+		return broker.ErrNotWaiting
+	}
+	return q.Queue.Cancel(ctx, j, id, reason)
+}
+
+func TestOneThatIsGivenBackMeanwhileIsCancelled(t *testing.T) {
+	w := newWorld(t)
+	w.deploy("hello", "m", nil)
+	busy := &busyQueue{Queue: w.queue}
+	w.queue = busy
+	got, err := w.Enqueue(t.Context(), "hello", posting("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy.busy = 1000
+	wantProblem(t, w.Cancel(t.Context(), "ann", "hello", string(got.ID)), 409, "invocation-running")
+	busy.busy = cancelTries - 1
+	if err := w.Cancel(t.Context(), "ann", "hello", string(got.ID)); err != nil {
+		t.Errorf("Cancel answers %v", err)
 	}
 }
