@@ -273,6 +273,10 @@ func TestRequestsAreHeldAgainstTokenScopeAndHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, invoker, err := w.Store.CreateToken(t.Context(), "test", "invoker", time.Hour, control.Scope{Entitlement: "default", Verbs: []control.Verb{control.VerbInvoke}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	deploy(t, w, "hello")
 	for name, c := range map[string]struct {
 		method, path, auth, host string
@@ -285,6 +289,10 @@ func TestRequestsAreHeldAgainstTokenScopeAndHost(t *testing.T) {
 		"no token for metrics":             {"GET", "/metrics", "none", "", 401, "no-token"},
 		"a reader may not deploy":          {"PUT", "/v1/jobs/hello/module", "Bearer " + reader, "", 403, "scope"},
 		"a reader may not remove":          {"DELETE", "/v1/jobs/hello", "Bearer " + reader, "", 403, "scope"},
+		"a reader may not cancel":          {"DELETE", "/v1/jobs/hello/invocations/1", "Bearer " + reader, "", 403, "scope"},
+		"an invoker may not list":          {"GET", "/v1/jobs/hello/invocations", "Bearer " + invoker, "", 403, "scope"},
+		"a page that nobody answered":      {"GET", "/v1/jobs/hello/invocations?after=0.0.0", "", "", 400, "bad-parameter"},
+		"an ID that climbs":                {"DELETE", "/v1/jobs/hello/invocations/..%2f..%2fother", "", "", 404, "invocation-unknown"},
 		"a reader may not make tokens":     {"POST", "/v1/tokens", "Bearer " + reader, "", 403, "scope"},
 		"a reader may not see the audit":   {"GET", "/v1/audit", "Bearer " + reader, "", 403, "scope"},
 		"a name pointed here by a page":    {"GET", "/v1/jobs", "", "evil.example:7070", 421, "wrong-host"},
