@@ -79,8 +79,7 @@ const (
 	NoReturn  Reason = "return failed"  // the operating system refused
 	Hook      Reason = "hook failed"    // what the guest does after each return
 	NoEntropy Reason = "no randomness"  // random state could not be renewed
+	Surplus   Reason = "mappings"       // its part has more of them than it leaves to others
 	// Descriptors says that the host's side could not be brought back.
-	// Its part has more mappings than it leaves to others.
-	Surplus     Reason = "mappings"
 	Descriptors Reason = "descriptors changed"
 )
