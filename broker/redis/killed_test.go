@@ -15,9 +15,9 @@ import (
 
 // stallAt is a script that never ends, once it has come to its step'th command, before that is run.
 func (s *script) stallAt(step int) *script {
-	first, rest, _ := strings.Cut(s.source, "\n")
+	first, rest, _ := strings.Cut(s.code().source, "\n")
 	rest = strings.NewReplacer("redis.call(", "stalling(", "redis.pcall(", "stalling(").Replace(rest)
-	stalls := *s
+	stalls := s.code()
 	stalls.source = first + fmt.Sprintf(`
 local left = %d
 local function stalling(...)
@@ -26,7 +26,7 @@ local function stalling(...)
 	return redis.call(...)
 end
 `, step) + rest
-	return &stalls
+	return &script{s.name, func() code { return stalls }}
 }
 
 // killedAtEachStep sends what calls answers as one script, again and again, and has the server killed before each of the script's commands. prepare runs

@@ -382,9 +382,9 @@ func evalArgs(calls []*call, source bool) []any {
 	}
 	args := make([]any, 0, n)
 	if source {
-		args = append(args, "EVAL", c.script.source)
+		args = append(args, "EVAL", c.script.code().source)
 	} else {
-		args = append(args, "EVALSHA", c.script.sha)
+		args = append(args, "EVALSHA", c.script.code().sha)
 	}
 	args = append(args, 1+len(keys), c.group.identity)
 	for _, k := range keys {
@@ -458,7 +458,7 @@ func (ln *lane) pipeline(batch []*call, source, asking bool) {
 			pipe.Do(ctx, "ASKING")
 		}
 		cmds[i] = pipe.Do(ctx, evalArgs(calls, source)...)
-		writes = writes || calls[0].script.writes
+		writes = writes || calls[0].script.code().writes
 	}
 	var wait *redis.Cmd
 	if n := ln.link.opts.Replicas; writes && n > 0 {
@@ -477,7 +477,7 @@ func (ln *lane) pipeline(batch []*call, source, asking bool) {
 	}
 	got, err := wait.Int()
 	for _, c := range batch {
-		if c.err != nil || !c.script.writes || err == nil && got >= ln.link.opts.Replicas {
+		if c.err != nil || !c.script.code().writes || err == nil && got >= ln.link.opts.Replicas {
 			continue
 		}
 		if err != nil {

@@ -104,7 +104,7 @@ func (r *Records) greet(ctx context.Context, c *redis.Conn) error {
 }
 
 func (r *Records) greetAs(ctx context.Context, c *redis.Conn, run string) error {
-	rep, err := c.Eval(ctx, greetScript.source, []string{r.group.identity, r.meta}, *r.link.identity.Load(), "", run, rand.Text()).Slice()
+	rep, err := c.Eval(ctx, greetScript.code().source, []string{r.group.identity, r.meta}, *r.link.identity.Load(), "", run, rand.Text()).Slice()
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 //go:embed lua/*.lua
@@ -16,11 +17,22 @@ var files embed.FS
 // script is a Lua script. Its source is the first line of its file, which says whether it writes, then prelude.lua (for those whose
 // name begins with queue_ also queue.lua), then the rest.
 type script struct {
-	name, source, sha string
-	writes            bool
+	name string
+	// code is made when it is first needed: what it takes to make all would be most of the start of every command of this program.
+	code func() code
+}
+
+// code is what is sent to the server.
+type code struct {
+	source, sha string
+	writes      bool
 }
 
 func load(name string) *script {
+	return &script{name, sync.OnceValue(func() code { return makeCode(name) })}
+}
+
+func makeCode(name string) code {
 	read := func(name string) string {
 		text, err := files.ReadFile(path.Join("lua", name+".lua"))
 		if err != nil {
@@ -41,10 +53,10 @@ func load(name string) *script {
 	if !strings.HasPrefix(first, "#!lua") {
 		panic(fmt.Sprintf("lua/%s.lua does not begin with #!lua", name))
 	}
-	s := &script{name: name, source: first + "\n" + before + rest, writes: !strings.Contains(first, "no-writes")}
-	sum := sha1.Sum([]byte(s.source)) // as EVALSHA wants it; nothing rests on its strength
-	s.sha = hex.EncodeToString(sum[:])
-	return s
+	c := code{source: first + "\n" + before + rest, writes: !strings.Contains(first, "no-writes")}
+	sum := sha1.Sum([]byte(c.source)) // as EVALSHA wants it; nothing rests on its strength
+	c.sha = hex.EncodeToString(sum[:])
+	return c
 }
 
 var (
