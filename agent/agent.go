@@ -74,7 +74,7 @@ type Options struct {
 	Idle       time.Duration // a job unused for so long keeps none ahead; 0 means one minute
 	// Processor is shared by the guests of all jobs. nil: one with fewer tokens than GOMAXPROCS, which has to be at least 2.
 	Processor *processor.Processor
-	Apart     bool         // a thread whose guest computes for long ends with its goroutine: requests that may be long have one of their own
+	Apart     bool         // each request has a goroutine of its own while a guest runs for it, whose thread may end with it
 	Clock     clock.Clock  // nil means the system clock
 	Log       *slog.Logger // nil means slog.Default()
 }

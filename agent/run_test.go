@@ -5,9 +5,9 @@ import "testing"
 // net/http ends a connection by a panic of the handler: it has to come out where the handler is.
 func TestWhatRunsApartPanicsInItsCaller(t *testing.T) {
 	for _, apart := range []bool{false, true} {
-		a := new(Agent)
+		a := &Agent{opts: Options{Apart: apart}}
 		ran := false
-		if a.run(apart, func() { ran = true }); !ran {
+		if a.run(func() { ran = true }); !ran {
 			t.Errorf("apart %v: it did not run", apart)
 		}
 		func() {
@@ -16,7 +16,7 @@ func TestWhatRunsApartPanicsInItsCaller(t *testing.T) {
 					t.Errorf("apart %v: the panic was %v", apart, p)
 				}
 			}()
-			a.run(apart, func() { panic("x") })
+			a.run(func() { panic("x") })
 			t.Errorf("apart %v: the panic is lost", apart)
 		}()
 	}

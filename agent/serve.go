@@ -197,10 +197,9 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 
 	var result guest.Result
 	cold := false
-	apart := a.opts.Apart && !(t.program.Kind() == guest.Task && t.record.brief())
-	a.run(apart, func() {
+	a.run(func() {
 		var turn guest.Turn
-		if turn, err = t.program.Turn(ctx, r, a.opts.Apart && !apart); err != nil {
+		if turn, err = t.program.Turn(ctx, r); err != nil {
 			return
 		}
 		defer turn.End() // mostly the sandbox's by then
@@ -212,7 +211,6 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 		result, err = m.sandbox.ServeInTurn(ctx, w, r, info, &turn)
 		a.opts.Recorder.CPU(ctx, name, result.CPU)
 		t.back(m, err == nil && result.Reusable)
-		t.record.note(result.Long)
 	})
 	if result.LogDropped > 0 {
 		a.system(name, t.assigned.Version, info.Invocation, "warn", fmt.Sprintf("%d bytes of log were dropped: the limit is %d", result.LogDropped, int64(t.limits.Log)))
@@ -230,8 +228,8 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 }
 
 // run calls f, which runs a guest: in a goroutine of its own if its thread may have to end with that. f's panic is the caller's.
-func (a *Agent) run(apart bool, f func()) {
-	if !apart {
+func (a *Agent) run(f func()) {
+	if !a.opts.Apart {
 		f()
 		return
 	}

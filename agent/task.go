@@ -32,7 +32,6 @@ type task struct {
 	follow   *following
 
 	pool    pool
-	record  record
 	users   atomic.Int64 // invocations, and fills under way
 	retired atomic.Bool
 	closed  atomic.Bool
@@ -117,8 +116,7 @@ func (t *task) take(ctx context.Context, turn *guest.Turn) (m made, cold bool, e
 	m, ok := t.pool.pop()
 	if !ok {
 		turn.End()
-		// Apart even for a job whose requests are brief: its start may be long.
-		if t.agent.run(t.agent.opts.Apart, func() { m, err = t.make(ctx) }); err != nil {
+		if m, err = t.make(ctx); err != nil {
 			t.pool.end()
 		}
 	}

@@ -126,7 +126,6 @@ type Result struct {
 	HostCalls  uint64        // made during the invocation
 	CPU        time.Duration // with a turn at the processor; 0 without Options.Share
 	Waited     time.Duration // for turns
-	Long       bool          // it was past its first turns, as package processor counts them
 	// Reusable says that the sandbox may serve another request.
 	Reusable bool
 }

@@ -250,7 +250,7 @@ func (s *Sandbox) ServeInTurn(ctx context.Context, w http.ResponseWriter, r *htt
 		res.Status = 0
 	}
 	if s.run != nil {
-		res.CPU, res.Waited, res.Long = s.run.Used(), s.run.Waited(), s.run.Long()
+		res.CPU, res.Waited = s.run.Used(), s.run.Waited()
 		s.chargeMoved(resp.bytes + uint64(in.moved(o.RequestBytes)))
 	}
 	res.Reusable = s.program.kind == Task && (err == nil || errors.Is(err, ErrClientGone)) && ctx.Err() == nil

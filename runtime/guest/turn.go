@@ -12,26 +12,23 @@ import (
 type Turn struct {
 	program *Program
 	run     *processor.Run // it has entered; nil: there is no turn, or it is over
-	stay    bool
 }
 
 // Turn waits for a turn for r, which ends with End, or with the request if a sandbox is given it (ServeInTurn). There is none for a request
-// that has to wait for something else first, as for its body. It fails as ctx ends, with its cause. stay says that the caller's goroutine has to
-// keep its thread as it is (processor.Run.Stay), in this turn and those that follow.
-func (p *Program) Turn(ctx context.Context, r *http.Request, stay bool) (Turn, error) {
+// that has to wait for something else first, as for its body. It fails as ctx ends, with its cause.
+func (p *Program) Turn(ctx context.Context, r *http.Request) (Turn, error) {
 	if p.opts.Share == nil || p.kind != Task || r.ContentLength != 0 {
-		return Turn{stay: stay}, nil
+		return Turn{}, nil
 	}
 	run, _ := p.runs.Get().(*processor.Run)
 	if run == nil {
 		run = p.opts.Share.Run()
 	}
-	run.Stay(stay)
 	if err := enter(ctx, run, p.opts.CPU); err != nil {
 		p.runs.Put(run)
 		return Turn{}, err
 	}
-	return Turn{p, run, stay}, nil
+	return Turn{p, run}, nil
 }
 
 // End gives the turn back. It does nothing once the turn is over, or a sandbox has it.
@@ -45,13 +42,7 @@ func (t *Turn) End() {
 
 // take makes a turn the sandbox's, which gives its own place at the processor for it. It reports whether there is one.
 func (s *Sandbox) take(t *Turn) bool {
-	if t == nil || s.run == nil {
-		return false
-	}
-	if t.run == nil {
-		if s.program.kind == Task { // a command runs in a goroutine of its own
-			s.run.Stay(t.stay)
-		}
+	if t == nil || t.run == nil || s.run == nil {
 		return false
 	}
 	t.program.runs.Put(s.run)

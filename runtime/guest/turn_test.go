@@ -21,7 +21,7 @@ func TestARequestMayHaveItsTurnBeforeASandbox(t *testing.T) {
 		var turn Turn
 		if given {
 			var err error
-			if turn, err = p.Turn(t.Context(), r, false); err != nil {
+			if turn, err = p.Turn(t.Context(), r); err != nil {
 				t.Fatal(err)
 			}
 			if u := share.Usage(); u.Running != 1 {
@@ -36,14 +36,14 @@ func TestARequestMayHaveItsTurnBeforeASandbox(t *testing.T) {
 		idle(t, tokens)
 		turn.End() // it is over
 	}
-	turn, err := p.Turn(t.Context(), r, false)
+	turn, err := p.Turn(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
 	over, cancel := context.WithCancelCause(t.Context())
 	left := errors.New("the client left")
 	cancel(left)
-	if _, err := p.Turn(over, r, false); !errors.Is(err, left) {
+	if _, err := p.Turn(over, r); !errors.Is(err, left) {
 		t.Errorf("waiting for a turn ended with %v", err)
 	}
 	turn.End()
@@ -59,7 +59,7 @@ func TestASandboxThatCannotServeGivesTheTurnBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := httptest.NewRequest("GET", "/", nil)
-	turn, err := p.Turn(t.Context(), r, false)
+	turn, err := p.Turn(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,13 +78,13 @@ func TestARequestThatHasToWaitForSomethingElseGetsNoTurn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer holder.Leave()
-	turn, err := p.Turn(t.Context(), httptest.NewRequest(http.MethodPost, "/", strings.NewReader("body")), false)
+	turn, err := p.Turn(t.Context(), httptest.NewRequest(http.MethodPost, "/", strings.NewReader("body")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	turn.End()
 	unshared := shared(t, hiAfter(nil), Options{})
-	if turn, err = unshared.Turn(t.Context(), httptest.NewRequest("GET", "/", nil), false); err != nil {
+	if turn, err = unshared.Turn(t.Context(), httptest.NewRequest("GET", "/", nil)); err != nil {
 		t.Fatal(err)
 	}
 	turn.End()

@@ -199,7 +199,6 @@ type Run struct {
 	end     atomic.Int64 // of the slice
 	preempt atomic.Bool  // it should make way at its next tick
 	patient bool         // OnLong is called later; set while it is out
-	staying bool         // OnLong is not called; set while it is out
 	asked   bool         // OnLong was called since it entered; of the run's goroutine
 	told    bool         // OnLongEnd is due; of the run's goroutine
 	// These are of the run's goroutine.
@@ -241,9 +240,6 @@ func (c *Courtesy) Yield() {
 		c.since = clock.Elapsed()
 	}
 }
-
-// Stay has OnLong not called in this run, whose goroutine goes on to other things in its thread. It is called while the run is out.
-func (r *Run) Stay(yes bool) { r.staying = yes }
 
 // A SpentError reports that a run used up the time that Bound gave it.
 type SpentError struct{ Used, Max time.Duration }
@@ -385,7 +381,7 @@ func (r *Run) Tick(ctx context.Context) error {
 
 // longLocked reports whether OnLong is due.
 func (r *Run) longLocked() bool {
-	return r.old && !r.asked && !r.staying && (!r.patient || r.used >= patienceTimes*time.Duration(r.share.p.queue.long)*r.share.p.queue.slice)
+	return r.old && !r.asked && (!r.patient || r.used >= patienceTimes*time.Duration(r.share.p.queue.long)*r.share.p.queue.slice)
 }
 
 // lower calls OnLong if it is due.

@@ -89,28 +89,3 @@ func TestARunThatRestsHasNoTokenAndStaysBehindOthers(t *testing.T) {
 		p.check(t, 1)
 	})
 }
-
-func TestARunThatStaysIsLongAndNotBehindOthers(t *testing.T) {
-	procs(t, 2)
-	synctest.Test(t, func(t *testing.T) {
-		low := 0
-		p := newProcessor(t, Options{Tokens: 1, Long: 2, OnLong: func() bool { low++; return true }, OnLongEnd: func() { low-- }})
-		r := p.Job("a", 1).Run()
-		for _, stays := range []bool{true, false} {
-			r.Stay(stays)
-			if err := r.Enter(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			for range 3 {
-				time.Sleep(time.Millisecond)
-				if err := r.Tick(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if !r.Long() || (low == 0) != stays {
-				t.Errorf("stays: %t; long: %t; %d runs are behind others", stays, r.Long(), low)
-			}
-			r.Leave()
-		}
-	})
-}
