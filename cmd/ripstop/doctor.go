@@ -104,7 +104,7 @@ func processorCheck(cores int) wall.Measure {
 // threadCheck says how guests that compute for long are kept behind requests.
 func threadCheck() wall.Measure {
 	err := processor.ProbeThreads()
-	cost := "each request has a goroutine of its own, whose thread may end with it: about a microsecond more"
+	cost := "each request has a goroutine of its own, whose thread may end with it: a seventh more time for a short one"
 	if errors.Is(err, errors.ErrUnsupported) {
 		cost = "guests that compute for long run on one core fewer"
 	}
