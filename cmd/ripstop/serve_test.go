@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ripstop-vm/ripstop/internal/freeport"
 	w "github.com/ripstop-vm/ripstop/internal/wasmtest"
 )
 
@@ -70,12 +71,7 @@ func (l *lockedBuffer) String() string {
 
 func freePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", freeport.Take(t))
 }
 
 func startServer(t *testing.T, args ...string) *serverProcess {

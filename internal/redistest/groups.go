@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ripstop-vm/ripstop/internal/freeport"
 )
 
 // Group is servers that belong together.
@@ -40,8 +42,8 @@ func StartCluster(t testing.TB, settings ...string) *Group {
 	g := &Group{}
 	var addrs []string
 	for range 3 {
-		s := start(t, freePort(t), append([]string{
-			"cluster-enabled yes", "cluster-config-file nodes.conf", fmt.Sprintf("cluster-port %d", freePort(t)), "cluster-node-timeout 2000",
+		s := start(t, freeport.Take(t), append([]string{
+			"cluster-enabled yes", "cluster-config-file nodes.conf", fmt.Sprintf("cluster-port %d", freeport.Take(t)), "cluster-node-timeout 2000",
 		}, settings...))
 		g.Servers = append(g.Servers, s)
 		addrs = append(addrs, s.Addr())

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ripstop-vm/ripstop/internal/freeport"
 )
 
 // Missing is what to do when there is no redis-server.
@@ -52,13 +54,13 @@ func Start(t testing.TB, settings ...string) *Server {
 // StartTCP starts a server that listens on a port of 127.0.0.1, too.
 func StartTCP(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	return start(t, freePort(t), settings)
+	return start(t, freeport.Take(t), settings)
 }
 
 // StartTLS starts a server that speaks TLS only on its port of 127.0.0.1; its socket speaks plainly. Settings name certificates.
 func StartTLS(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	s := newServer(t, freePort(t), settings)
+	s := newServer(t, freeport.Take(t), settings)
 	s.tls = true
 	s.Restart()
 	return s
@@ -73,7 +75,7 @@ func start(t testing.TB, port int, settings []string) *Server {
 
 func sentinelServer(t testing.TB, master int) *Server {
 	t.Helper()
-	s := newServer(t, freePort(t), []string{
+	s := newServer(t, freeport.Take(t), []string{
 		fmt.Sprintf("sentinel monitor mymaster 127.0.0.1 %d 2", master), "sentinel down-after-milliseconds mymaster 500",
 		"sentinel failover-timeout mymaster 3000", "sentinel parallel-syncs mymaster 1",
 	})
@@ -92,16 +94,6 @@ func newServer(t testing.TB, port int, settings []string) *Server {
 	s := &Server{Dir: dir, Socket: filepath.Join(dir, "redis.sock"), Port: port, t: t, settings: settings}
 	t.Cleanup(s.Kill)
 	return s
-}
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // Restart starts the server again in the same place, with what it has on disk. It kills the running one first.
