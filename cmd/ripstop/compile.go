@@ -20,6 +20,7 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
 	"github.com/ripstop-vm/ripstop/runtime/module"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 func newCompileCommand() *cobra.Command {
@@ -101,8 +102,19 @@ func programDigest() (string, error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	if _, err := io.Copy(h, &courteous{Reader: f}); err != nil {
 		return "", fmt.Errorf("read this program: %w", err)
 	}
 	return fmt.Sprintf("%x", h.Sum(nil)), nil
+}
+
+// courteous is a reader of much, whose reader lets others on the core: each deploy reads this program, beside requests.
+type courteous struct {
+	io.Reader
+	courtesy processor.Courtesy
+}
+
+func (c *courteous) Read(p []byte) (int, error) {
+	c.courtesy.Yield()
+	return c.Reader.Read(p)
 }
