@@ -41,3 +41,24 @@ func TestLongCallsLetOthersIn(t *testing.T) {
 		t.Errorf("random_get looked %d times", l.ticks)
 	}
 }
+
+// stingy is a writer that takes some bytes of the first write, and then none.
+type stingy struct{ left int }
+
+func (s *stingy) Write(p []byte) (int, error) {
+	n := min(s.left, len(p))
+	s.left -= n
+	return n, nil
+}
+
+func TestAWriteEndsWithWhatItsWriterTook(t *testing.T) {
+	for _, size := range []int{10, 1 << 20} {
+		for _, takes := range []int{0, 5, size} {
+			g := newCaller(t, Options{Stderr: &stingy{takes}})
+			vecs, n := g.vec(size)
+			if e := g.call("fd_write", 2, vecs, n, outAt); e != hostcall.Success || g.u32(outAt) != uint32(takes) {
+				t.Errorf("%d bytes to a writer that takes %d: %v, %d written", size, takes, e, g.u32(outAt))
+			}
+		}
+	}
+}

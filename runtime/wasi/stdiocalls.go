@@ -80,11 +80,12 @@ func writeStdout(c *hostcall.Call, r *stdout) {
 		n, err = r.write(ctx, only)
 		c.Unblock()
 	} else {
-		for more := true; more && n < total && err == nil; {
+		for more := true; more && n < total; {
+			piece := only[n:min(n+longTransfer, total)]
 			var m int
-			m, err = r.write(ctx, only[n:min(n+longTransfer, total)])
+			m, err = r.write(ctx, piece)
 			n += max(m, 0)
-			more = total <= longTransfer || c.Tick()
+			more = m == len(piece) && err == nil && (total <= longTransfer || c.Tick())
 		}
 	}
 	n = min(max(n, 0), total)
