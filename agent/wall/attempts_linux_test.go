@@ -193,6 +193,22 @@ func trace(pid int) error {
 	if err := unix.PtraceSeize(pid); err != nil {
 		return err
 	}
+	// Let go of at once: what is traced stops for its tracer at the next signal, of which the Go runtime sends itself many.
+	if err := unix.PtraceInterrupt(pid); err != nil {
+		return err
+	}
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(pid, &status, unix.WALL, nil); err != nil {
+		return err
+	}
+	deliver := status.StopSignal()
+	if status.TrapCause() == unix.PTRACE_EVENT_STOP {
+		deliver = 0 // it stopped for the interrupt, not for a signal
+	}
+	_, _, e := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(pid), 0, uintptr(deliver), 0, 0)
+	if e != 0 {
+		return e
+	}
 	return nil
 }
 
