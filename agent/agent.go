@@ -74,9 +74,11 @@ type Options struct {
 	Idle       time.Duration // a job unused for so long keeps none ahead; 0 means one minute
 	// Processor is shared by the guests of all jobs. nil: one with fewer tokens than GOMAXPROCS, which has to be at least 2.
 	Processor *processor.Processor
-	Apart     bool         // each request has a goroutine of its own while a guest runs for it, whose thread may end with it
-	Clock     clock.Clock  // nil means the system clock
-	Log       *slog.Logger // nil means slog.Default()
+	// Apart reports whether the calling goroutine's thread has to end with it. Guests run in goroutines that are not their connections' then, which
+	// are asked after each run that was a slice long. nil: no thread ever has to.
+	Apart func() bool
+	Clock clock.Clock  // nil means the system clock
+	Log   *slog.Logger // nil means slog.Default()
 }
 
 // Agent runs tasks. Its methods are safe for concurrent use.
@@ -95,6 +97,7 @@ type Agent struct {
 	inflight   sync.WaitGroup
 	files      *wasi.Gate // of all guests' file calls
 	processor  *processor.Processor
+	apart      apart
 
 	changes    atomic.Int64 // of what is served where
 	publishing sync.Mutex
@@ -176,7 +179,8 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 		opts: opts, engines: engines, reports: newReports(opts.Clock),
 		compiles: make(chan struct{}, opts.Compiles), makers: make(chan struct{}, goruntime.GOMAXPROCS(0)),
 		synced: make(chan struct{}), drain: make(chan struct{}), ahead: budget{mostCount: int64(opts.Ahead), mostBytes: opts.AheadBytes}, files: wasi.NewGate(fileCalls), processor: opts.Processor,
-		jobs: map[string]*job{}, prepared: map[string]*task{}, queued: map[string]context.CancelCauseFunc{}, counts: map[string]*hostcall.Counts{}, shares: map[string]*processor.Share{}, parts: map[string]*image.Part{}, modules: map[moduleKey]*loadedModule{},
+		apart: apart{spoils: opts.Processor.Slice(), spoiled: opts.Apart},
+		jobs:  map[string]*job{}, prepared: map[string]*task{}, queued: map[string]context.CancelCauseFunc{}, counts: map[string]*hostcall.Counts{}, shares: map[string]*processor.Share{}, parts: map[string]*image.Part{}, modules: map[moduleKey]*loadedModule{},
 	}
 	a.life, a.end = context.WithCancel(context.WithoutCancel(ctx))
 	opts.Recorder.HostCalls(a.hostCalls)
@@ -290,6 +294,7 @@ func (a *Agent) Close() error {
 	for _, t := range tasks {
 		t.retire()
 	}
+	a.apart.close()
 	return a.engines.close()
 }
 

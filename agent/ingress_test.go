@@ -128,7 +128,11 @@ func ingress(t *testing.T, version int, apart bool) {
 	const slots = 8
 	recorder := outcomes{ended: make(chan string, 100)}
 	log := slog.New(slog.DiscardHandler)
-	a, _ := tinyAgent(t, Options{Apart: apart, Recorder: recorder, Log: log}, 1)
+	opts := Options{Recorder: recorder, Log: log}
+	if apart {
+		opts.Apart = func() bool { return true }
+	}
+	a, _ := tinyAgent(t, opts, 1)
 	code, err := a.engines.first.Compile(t.Context(), echoing())
 	if err != nil {
 		t.Fatal(err)

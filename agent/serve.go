@@ -229,20 +229,11 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 
 // run calls f, which runs a guest: in a goroutine of its own if its thread may have to end with that. f's panic is the caller's.
 func (a *Agent) run(f func()) {
-	if !a.opts.Apart {
+	if a.opts.Apart == nil {
 		f()
 		return
 	}
-	var panicked any
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer func() { panicked = recover() }()
-		f()
-	}()
-	if <-done; panicked != nil {
-		panic(panicked)
-	}
+	a.apart.run(f)
 }
 
 func tooLarge(max int64) *wire.Problem {

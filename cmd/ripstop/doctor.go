@@ -104,7 +104,7 @@ func processorCheck(cores int) wall.Measure {
 // threadCheck says how guests that compute for long are kept behind requests.
 func threadCheck() wall.Measure {
 	err := processor.ProbeThreads()
-	cost := "each request has a goroutine of its own, whose thread may end with it: a seventh more time for a short one"
+	cost := "guests run in goroutines of their own, whose threads may end with them: a fourteenth more time for a short request"
 	if errors.Is(err, errors.ErrUnsupported) {
 		cost = "guests that compute for long run on one core fewer"
 	}

@@ -162,9 +162,9 @@ func runWorker(ctx context.Context, c workerConfig) error {
 // processors has guests run on as many Ps as there are cores, or as the process may use of them. GOMAXPROCS is that twice, and one more: a guest
 // that lost its turn goes on up to its next tick, which takes a while where the kernel runs others first, and what is left keeps Go's scheduler
 // looking after the network. What the environment says stays, as far as guests can run at all. Guests that compute for long do so behind requests;
-// where the priority of threads cannot be lowered, they leave one core to others instead. apart says that a thread that was lowered has to end with
-// its goroutine.
-func processors(log *slog.Logger) (shared *processor.Processor, apart bool, err error) {
+// where the priority of threads cannot be lowered, they leave one core to others instead. apart is nil unless a thread that was lowered has to end with
+// its goroutine, and reports whether the calling one has to.
+func processors(log *slog.Logger) (shared *processor.Processor, apart func() bool, err error) {
 	procs := goruntime.GOMAXPROCS(0)
 	tokens := procs
 	if os.Getenv("GOMAXPROCS") == "" {
@@ -181,7 +181,7 @@ func processors(log *slog.Logger) (shared *processor.Processor, apart bool, err 
 	if err != nil {
 		log.Info("guests that compute for long run on one core fewer", "reason", err)
 		shared, err = processor.New(processor.Options{Tokens: tokens, Longs: max(tokens-1, 1)})
-		return shared, false, err
+		return shared, nil, err
 	}
 	var lowered sync.Once // it is said once: a failure repeats itself
 	shared, err = processor.New(processor.Options{
@@ -196,7 +196,10 @@ func processors(log *slog.Logger) (shared *processor.Processor, apart bool, err 
 		OnLongEnd: func() { threads.Raise() },
 		Yield:     processor.Yield,
 	})
-	return shared, !threads.Raises(), err
+	if !threads.Raises() {
+		apart = threads.Lowered
+	}
+	return shared, apart, err
 }
 
 // taken is run once the wall stands. Only tests set it: it stands for a worker that a guest has taken over.

@@ -97,6 +97,9 @@ func New(opts Options) (*Processor, error) {
 	return p, nil
 }
 
+// Slice is Options.Slice: how long a run has held a token at least before OnLong is called in it.
+func (p *Processor) Slice() time.Duration { return p.queue.slice }
+
 // Share is what one job gets of the processor. Its methods are safe for concurrent use.
 type Share struct {
 	p    *Processor

@@ -96,6 +96,12 @@ func (t *Threads) Raise() bool {
 	return true
 }
 
+// Lowered reports whether the calling goroutine's thread was lowered and not raised again.
+func (t *Threads) Lowered() bool {
+	own, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	return err != nil || 20-own >= t.low
+}
+
 // Yield has the kernel run another thread in place of the calling one if one waits that should run before it. When that woke the kernel looked, but
 // it leaves everything as it is if a thread that has just gone to sleep would be next (DELAY_DEQUEUE in kernel/sched/features.h), and looks again at
 // its own clock's next tick, which may be four milliseconds.

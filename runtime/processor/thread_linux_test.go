@@ -23,6 +23,7 @@ func TestALoweredThreadRunsBehindOthersUntilItIsRaised(t *testing.T) {
 		lower         error
 		raised        bool
 		low, high     int
+		is, was       bool
 		lowID, highID int
 	}
 	priority := func() int {
@@ -36,11 +37,11 @@ func TestALoweredThreadRunsBehindOthersUntilItIsRaised(t *testing.T) {
 	done := make(chan result)
 	go func() {
 		// The thread ends with this goroutine if it cannot be raised again.
-		r := result{lower: threads.Lower(), low: priority(), lowID: unix.Gettid()}
+		r := result{lower: threads.Lower(), low: priority(), is: threads.Lowered(), lowID: unix.Gettid()}
 		goruntime.Gosched()
 		r.highID = unix.Gettid()
 		r.raised = threads.Raise()
-		r.high = priority()
+		r.high, r.was = priority(), threads.Lowered()
 		done <- r
 	}()
 	r := <-done
@@ -48,10 +49,10 @@ func TestALoweredThreadRunsBehindOthersUntilItIsRaised(t *testing.T) {
 	if threads.raises {
 		high = threads.normal
 	}
-	if r.lower != nil || r.raised != threads.raises || r.low != threads.low || r.high != high || r.lowID != r.highID {
+	if r.lower != nil || r.raised != threads.raises || r.low != threads.low || r.high != high || !r.is || r.was == r.raised || r.lowID != r.highID {
 		t.Errorf("%+v, %+v", r, threads)
 	}
-	if own := priority(); own != before {
+	if own := priority(); own != before || threads.Lowered() {
 		t.Errorf("this thread's niceness is %d; it was %d", own, before)
 	}
 }

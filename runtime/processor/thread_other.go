@@ -27,6 +27,9 @@ func (*Threads) Lower() error { return errNoPriorities }
 // Raise cannot do anything.
 func (*Threads) Raise() bool { return false }
 
+// Lowered is false.
+func (*Threads) Lowered() bool { return false }
+
 // Yield does nothing.
 func Yield() {}
 
