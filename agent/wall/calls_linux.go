@@ -69,8 +69,8 @@ func conditional(pid int) []seccomp.NameWithConditions {
 	allow("sendto", is(4, 0), is(5, 0))                      // to no address: what is connected already
 	allow("setpriority", is(0, unix.PRIO_PROCESS), is(1, 0)) // of the calling thread
 	allow("getpriority", is(0, unix.PRIO_PROCESS), is(1, 0))
-	allow("prlimit64", is(0, 0), is(2, 0))                   // reading our own
-	allow("prctl", is(0, unix.PR_SET_VMA))                   // names of mappings
+	allow("prlimit64", is(0, 0), is(2, 0)) // reading our own
+	allow("prctl", is(0, unix.PR_SET_VMA)) // names of mappings
 	allow("prctl", is(0, unix.PR_SET_NAME))
 	return list
 }
