@@ -13,6 +13,7 @@ import (
 	"github.com/ripstop-vm/ripstop/internal/ids"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/manifest"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // state is a job as a change found it. The zero state is no job.
@@ -96,9 +97,22 @@ func (b *bounded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// upload stores a module's bytes.
-func (s *Store) upload(ctx context.Context, module io.Reader) (broker.Blob, error) {
-	blob, err := s.blobs.Put(ctx, &bounded{module, s.opts.MaxModule})
+// uploadsBehind is how many uploads at once have a thread each. A client may take its time, and Go does not survive ten thousand threads.
+const uploadsBehind = 64
+
+// upload stores a module's bytes. Reading, hashing and writing megabytes, again and again, is nothing that requests should wait for: it is behind them.
+func (s *Store) upload(ctx context.Context, module io.Reader) (blob broker.Blob, err error) {
+	put := func() (err error) {
+		blob, err = s.blobs.Put(ctx, processor.Courteous(&bounded{module, s.opts.MaxModule}))
+		return err
+	}
+	select {
+	case s.behind <- struct{}{}:
+		err = processor.Behind(put)
+		<-s.behind
+	default:
+		err = put()
+	}
 	switch {
 	case errors.Is(err, errTooLarge):
 		return blob, refuse(http.StatusRequestEntityTooLarge, "module-too-large", "Module too large",

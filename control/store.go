@@ -41,6 +41,7 @@ type Store struct {
 	vault   *vault.Vault
 	jobs    keyedLocks
 	sampled map[string]*limiter // by kind: AuditDenied, AuditObserved
+	behind  chan struct{}       // has one in it for each upload that has a thread
 
 	mu      sync.Mutex
 	entries int    // in the audit log, about
@@ -160,7 +161,8 @@ func New(records broker.Records, blobs broker.Blobs, buckets broker.Buckets, que
 	setDefault(&opts.Quota, broker.DefaultQuota)
 	setDefault(&opts.Clock, clock.System)
 	setDefault(&opts.Log, slog.Default())
-	s := &Store{records: records, blobs: blobs, buckets: buckets, queue: queue, runner: runner, opts: opts, sampled: map[string]*limiter{AuditDenied: newLimiter(), AuditObserved: newLimiter()}}
+	s := &Store{records: records, blobs: blobs, buckets: buckets, queue: queue, runner: runner, opts: opts, sampled: map[string]*limiter{AuditDenied: newLimiter(), AuditObserved: newLimiter()},
+		behind: make(chan struct{}, uploadsBehind)}
 	ctx := context.Background() // local reads; nothing to cancel them for
 	stored, _, err := records.List(ctx, broker.Range{Prefix: secretsPrefix, Limit: 1})
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/ripstop-vm/ripstop/agent/codecache"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // Bounds of a compiler. The child sets the first two, and its processor time, for itself as it starts.
@@ -160,13 +161,15 @@ func (s *Supervisor) compile(ctx context.Context, engine runtime.Engine, dir str
 	// Standard input is copied by us: an error of the store must not look like a truncated module.
 	in := &remembering{r: module}
 	cpu := max(1, int64(s.opts.CompileTime/time.Second))
-	cmd := exec.CommandContext(ctx, s.opts.Program, "compile", "--code", dir, "--cpu", strconv.FormatInt(cpu, 10), "--engine", string(engine))
+	cmd := exec.CommandContext(ctx, s.opts.Program, "compile", "--code", dir, "--cpu", strconv.FormatInt(cpu, 10), "--engine", string(engine), "--size", strconv.FormatInt(size, 10))
 	cmd.Env = []string{"GOMAXPROCS=1", "GOMEMLIMIT=" + strconv.Itoa(CompileAddressSpace/4*3), "GOTRACEBACK=none"}
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, said
 	cmd.SysProcAttr = attributes()
 	cmd.WaitDelay = 5 * time.Second
-	err := behind(cmd.Run)
+	// As far behind others as a guest that computes for long: a tenth of what a worker's thread gets where both want a core. Such guests must not be
+	// kept from it for long, or the garbage collector waits for them.
+	err := processor.Behind(cmd.Run)
 	if in.err != nil {
 		return "", fmt.Errorf("read the module to compile it: %w", in.err)
 	}
@@ -251,7 +254,7 @@ func tidy(ctx context.Context, cache *codecache.Cache, store Store) error {
 	return errors.Join(err, cache.Remove(old...))
 }
 
-// remembering keeps the error that reading ended with.
+// remembering is a compiler's standard input, which keeps the error that reading ended with.
 type remembering struct {
 	r   io.Reader
 	err error
@@ -262,6 +265,16 @@ func (r *remembering) Read(p []byte) (int, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		r.err = err
 	}
+	return n, err
+}
+
+// WriteTo implements io.WriterTo, for who starts a process with a reader as its input. Reading a module takes hashing it, and is behind others like
+// the compiler.
+func (r *remembering) WriteTo(w io.Writer) (n int64, err error) {
+	err = processor.Behind(func() error {
+		n, err = io.Copy(w, processor.Courteous(struct{ io.Reader }{r}))
+		return err
+	})
 	return n, err
 }
 

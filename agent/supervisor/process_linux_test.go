@@ -1,40 +1,51 @@
 package supervisor
 
 import (
-	"os/exec"
-	"strconv"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"strings"
 	"syscall"
 	"testing"
 )
 
-func TestACompilerIsNicerFromItsFirstMoment(t *testing.T) {
-	nice := func() int {
-		own, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0) // the system call answers 20 less the niceness
-		if err != nil {
-			t.Error(err)
-		}
-		return 20 - own
+// noting reads a module, and notes the niceness of the threads that do.
+type noting struct {
+	r    io.Reader
+	nice map[int]bool
+}
+
+func nice() (int, error) {
+	own, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0) // the system call answers 20 less the niceness
+	return 20 - own, err
+}
+
+func (n *noting) Read(p []byte) (int, error) {
+	own, err := nice()
+	if err != nil {
+		return 0, err
 	}
-	before, within := nice(), 0
-	var out []byte
-	if err := behind(func() (err error) {
-		within = nice()
-		out, err = exec.Command("nice").Output() // prints its own
-		return err
-	}); err != nil {
+	n.nice[own] = true
+	return n.r.Read(p)
+}
+
+func TestACompilerAndWhoReadsItsModuleAreBehindOthers(t *testing.T) {
+	own, err := nice()
+	if err != nil {
 		t.Fatal(err)
 	}
-	want := min(before+compilerNice, 19)
-	if got := string(out); within != want || got != strconv.Itoa(want)+"\n" {
-		t.Errorf("the thread's niceness is %d and the process's %q, want %d", within, got, want)
+	want := min(own+10, 19)
+	said := t.TempDir() + "/niceness"
+	s := compiling(t, "nice >"+said+"; "+compiles+`echo '{"program":"p","kind":"task"}'`)
+	module := &noting{strings.NewReader("module"), map[int]bool{}}
+	if _, err := s.Check(t.Context(), "", fmt.Sprintf("%x", sha256.Sum256([]byte("module"))), module, 6); err != nil {
+		t.Fatal(err)
 	}
-	for range 10 {
-		if got := nice(); got != before {
-			t.Errorf("afterwards a thread's niceness is %d; it was %d", got, before)
-		}
+	if len(module.nice) != 1 || !module.nice[want] {
+		t.Errorf("the module is read with a niceness of %v, want %d", module.nice, want)
 	}
-	failed := exec.ErrNotFound
-	if err := behind(func() error { return failed }); err != failed {
-		t.Errorf("the error is %v", err)
+	if b, err := os.ReadFile(said); err != nil || string(b) != fmt.Sprintln(want) {
+		t.Errorf("the compiler's niceness is %q, want %d; %v", b, want, err)
 	}
 }

@@ -6,6 +6,3 @@ import "syscall"
 
 // attributes keeps the terminal's signals from a child. It ends with us because its link does.
 func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
-
-// behind calls f: only Linux has threads that are nicer than others.
-func behind(f func() error) error { return f() }

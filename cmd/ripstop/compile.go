@@ -26,6 +26,7 @@ import (
 func newCompileCommand() *cobra.Command {
 	var dir, engine string
 	var cpu uint64
+	var size int
 	cmd := &cobra.Command{
 		Use:    "compile",
 		Short:  "Compile a module on standard input for a server (started by `ripstop serve`, not by hand)",
@@ -43,7 +44,7 @@ func newCompileCommand() *cobra.Command {
 				return err
 			}
 			wall.Enter(wall.Options{Write: append(coverageDirs(), dir)}) // the worker says what does not hold
-			r, err := compileModule(cmd.Context(), cmd.InOrStdin(), runtime.Engine(engine), dir)
+			r, err := compileModule(cmd.Context(), cmd.InOrStdin(), size, runtime.Engine(engine), dir)
 			if err != nil {
 				return err
 			}
@@ -54,13 +55,14 @@ func newCompileCommand() *cobra.Command {
 	cmd.Flags().StringVar(&dir, "code", "", "directory to leave the code in")
 	cmd.Flags().StringVar(&engine, "engine", string(runtime.Wazero), "engine to compile for")
 	cmd.Flags().Uint64Var(&cpu, "cpu", 0, "seconds of processor time that it may take")
+	cmd.Flags().IntVar(&size, "size", 0, "bytes of the module, if known")
 	return cmd
 }
 
 // compileModule validates the bytes whole, bounds them, audits their imports, and compiles them for an engine into dir. A refusal is a result; an
 // error is ours.
-func compileModule(ctx context.Context, in io.Reader, engine runtime.Engine, dir string) (r supervisor.CompileResult, err error) {
-	wasm, err := io.ReadAll(in)
+func compileModule(ctx context.Context, in io.Reader, size int, engine runtime.Engine, dir string) (r supervisor.CompileResult, err error) {
+	wasm, err := readAll(processor.Courteous(in), size)
 	if err != nil {
 		return r, fmt.Errorf("read the module: %w", err)
 	}
@@ -87,6 +89,25 @@ func compileModule(ctx context.Context, in io.Reader, engine runtime.Engine, dir
 	return supervisor.CompileResult{Kind: string(kind)}, nil
 }
 
+// readAll reads a module of size bytes, or about as many. io.ReadAll would touch five times as much memory, new pages all of it, which the kernel
+// clears while requests wait.
+func readAll(r io.Reader, size int) ([]byte, error) {
+	b := make([]byte, 0, max(size, 0)+1) // the last read finds the end
+	for {
+		n, err := r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if errors.Is(err, io.EOF) {
+			return b, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(b) == cap(b) {
+			b = append(b, 0)[:len(b)]
+		}
+	}
+}
+
 // programDigest tells programs apart whose compiled code is not of use to each other: it is the SHA-256 of this program's file.
 func programDigest() (string, error) {
 	path := "/proc/self/exe" // what runs, whatever lies at its path by now
@@ -102,19 +123,9 @@ func programDigest() (string, error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, &courteous{Reader: f}); err != nil {
+	// Each deploy reads this program, beside requests.
+	if _, err := io.Copy(h, processor.Courteous(f)); err != nil {
 		return "", fmt.Errorf("read this program: %w", err)
 	}
 	return fmt.Sprintf("%x", h.Sum(nil)), nil
-}
-
-// courteous is a reader of much, whose reader lets others on the core: each deploy reads this program, beside requests.
-type courteous struct {
-	io.Reader
-	courtesy processor.Courtesy
-}
-
-func (c *courteous) Read(p []byte) (int, error) {
-	c.courtesy.Yield()
-	return c.Reader.Read(p)
 }

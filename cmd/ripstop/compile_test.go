@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	w "github.com/ripstop-vm/ripstop/internal/wasmtest"
@@ -242,3 +244,21 @@ func (s *serverProcess) attempt(job string, module []byte) {
 		_ = resp.Body.Close()
 	}
 }
+
+func TestAModuleIsReadIntoAsMuchMemoryAsItIsLong(t *testing.T) {
+	module := bytes.Repeat([]byte("module"), 10_000)
+	for _, size := range []int{0, 1, len(module) - 1, len(module), len(module) + 1} { // what is said of it is a hint
+		got, err := readAll(bytes.NewReader(module), size)
+		if err != nil || !bytes.Equal(got, module) {
+			t.Errorf("%d bytes of %d are read if they are said to be %d: %v", len(got), len(module), size, err)
+		}
+		if size == len(module) && cap(got) != size+1 {
+			t.Errorf("it takes %d bytes", cap(got))
+		}
+	}
+	if _, err := readAll(io.MultiReader(bytes.NewReader(module), iotest.ErrReader(errTorn)), 0); !errors.Is(err, errTorn) {
+		t.Errorf("a module that cannot be read: %v", err)
+	}
+}
+
+var errTorn = errors.New("torn")

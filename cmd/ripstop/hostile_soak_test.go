@@ -33,7 +33,7 @@ func TestSoakHostileGuestsDisturbNobody(t *testing.T) {
 		if h.refused == "" {
 			s.deploy("hostile", h.module, h.manifest)
 		}
-		check(name, most, voices, func(t testing.TB) { h.attack(t, s, "hostile") })
+		check(name, most, voices, h.attack(s, "hostile"))
 	}
 	s.deploy("held", reading(), "limits: {time: 300ms}\n")
 	check("requests held open", 2, 8, func(t testing.TB) { holdOpen(t, s, "held") })

@@ -111,32 +111,41 @@ func hostiles() map[string]hostile {
 	}
 }
 
-// attack has the hostile job do what it does, once, and reports how it ended otherwise than it should.
-func (h hostile) attack(t testing.TB, s *serverProcess, job string) {
-	var status int
-	var body []byte
-	want, code := h.status, h.code
-	if h.refused != "" {
-		want, code = 422, h.refused
-		form, kind := form(h.module, h.manifest)
-		var err error
-		if status, body, err = s.try(http.DefaultClient, "PUT", "/v1/jobs/"+job, form, kind); err != nil {
-			t.Error(err)
-			return
+// attack is what has the hostile job do what it does, once, and reports how it ended otherwise than it should. The form of a deploy is built
+// before, once: it is the work of an attacker's machine, and here would be done by the process that measures.
+func (h hostile) attack(s *serverProcess, job string) func(testing.TB) {
+	if h.refused == "" {
+		return func(t testing.TB) { h.request(t, s, job) }
+	}
+	body, kind := form(h.module, h.manifest)
+	sent, err := io.ReadAll(body)
+	return func(t testing.TB) {
+		if err != nil {
+			t.Fatal(err)
 		}
-	} else {
-		resp, err := http.Get("http://" + s.ingress + "/" + job + "/")
+		status, answer, err := s.try(http.DefaultClient, "PUT", "/v1/jobs/"+job, bytes.NewReader(sent), kind)
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		body, _ = io.ReadAll(resp.Body)
-		status = resp.StatusCode
-		_ = resp.Body.Close()
-		if status == 429 { // its own queue is full
-			return
-		}
+		ended(t, status, answer, 422, h.refused)
 	}
+}
+
+func (h hostile) request(t testing.TB, s *serverProcess, job string) {
+	resp, err := http.Get("http://" + s.ingress + "/" + job + "/")
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	body, _ := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if resp.StatusCode != 429 { // else its own queue is full
+		ended(t, resp.StatusCode, body, h.status, h.code)
+	}
+}
+
+func ended(t testing.TB, status int, body []byte, want int, code string) {
 	var p struct{ Code, Type string }
 	if err := json.Unmarshal(body, &p); err != nil || status != want || !strings.HasSuffix(p.Type, ":"+code) {
 		t.Errorf("it ended with %d %s, and should with %d %s", status, body, want, code)
@@ -157,8 +166,9 @@ func TestHostileGuestsEndWithTheRightError(t *testing.T) {
 					t.Fatalf("deploy: %d %s", status, body)
 				}
 			}
-			h.attack(t, s, "hostile")
-			d := n.disturb(t, 1, min(h.clients(), 4), func() { h.attack(t, s, "hostile") })
+			attack := h.attack(s, "hostile")
+			attack(t)
+			d := n.disturb(t, 1, min(h.clients(), 4), func() { attack(t) })
 			t.Logf("the neighbour's p99: %v quiet, %v beside it", d.quiet, d.loud)
 		})
 	}

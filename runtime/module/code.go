@@ -1,5 +1,7 @@
 package module
 
+import "github.com/ripstop-vm/ripstop/runtime/processor"
+
 // codeSection walks over every function body and holds it against the bounds.
 func (p *parser) codeSection() {
 	p.bodies = true
@@ -8,7 +10,9 @@ func (p *parser) codeSection() {
 	if n != p.m.Functions {
 		p.fail(at, "%d function bodies for %d functions", n, p.m.Functions)
 	}
+	var courtesy processor.Courtesy // megabytes take tens of milliseconds, beside requests
 	for i := range n {
+		courtesy.Yield()
 		p.entry()
 		at := p.at()
 		body := reader{b: p.take(p.u32()), what: "code"}

@@ -227,23 +227,6 @@ func (r *Run) Patient(yes bool) { r.patient = yes }
 // yieldsPerSlice is how often a slice Options.Yield is called.
 const yieldsPerSlice = 10
 
-// Courtesy has a long piece of work outside of a run yield as often as a run does. The zero value is ready to use, by one goroutine.
-type Courtesy struct{ since time.Duration }
-
-// courtesy is for how long work goes on before it yields.
-const courtesy = time.Millisecond / yieldsPerSlice
-
-// Yield yields if the last time, or the first call, is long enough ago.
-func (c *Courtesy) Yield() {
-	switch now := clock.Elapsed(); {
-	case c.since == 0:
-		c.since = now
-	case now-c.since >= courtesy:
-		Yield()
-		c.since = clock.Elapsed()
-	}
-}
-
 // A SpentError reports that a run used up the time that Bound gave it.
 type SpentError struct{ Used, Max time.Duration }
 

@@ -125,3 +125,20 @@ func ShortSlices() (undo func()) {
 	}
 	return func() { _ = unix.SchedSetAttr(0, attr, 0) }
 }
+
+// Behind calls f in a thread of a priority as low as that of long runs, and with short slices, as are the processes that f starts from their first
+// moment. The thread ends then: it could not be raised again everywhere. Where the system refuses any of that f is called all the same.
+func Behind(f func() error) (err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		goruntime.LockOSThread() // for good
+		if own, _, e := priority(); e == nil {
+			_ = unix.Setpriority(unix.PRIO_PROCESS, 0, min(20-int(own)+lower, 19))
+		}
+		ShortSlices()
+		err = f()
+	}()
+	<-done
+	return err
+}

@@ -2,6 +2,7 @@ package processor
 
 import (
 	"errors"
+	"fmt"
 	"os/exec"
 	goruntime "runtime"
 	"sync"
@@ -129,4 +130,38 @@ func threadSlice(t testing.TB) time.Duration {
 		t.Fatal(err)
 	}
 	return time.Duration(attr.Runtime)
+}
+
+func TestWhatIsBehindOthersHasAThreadOfItsOwn(t *testing.T) {
+	nice := func() int {
+		p, err := unix.Getpriority(unix.PRIO_PROCESS, 0) // the call answers 20 less the niceness
+		if err != nil {
+			t.Error(err)
+		}
+		return 20 - p
+	}
+	before, within := nice(), 0
+	short := threadSlice(t) == 0 // nothing to see on this kernel
+	var out []byte
+	if err := Behind(func() (err error) {
+		within = nice()
+		short = short || threadSlice(t) == slice
+		out, err = exec.Command("nice").Output() // prints its own
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want := min(before+lower, 19)
+	if got := string(out); within != want || got != fmt.Sprintln(want) || !short {
+		t.Errorf("the thread's niceness is %d and the process's %q, want %d; its slices are short: %v", within, got, want, short)
+	}
+	for range 10 {
+		if got := nice(); got != before {
+			t.Errorf("afterwards a thread's niceness is %d; it was %d", got, before)
+		}
+	}
+	failed := exec.ErrNotFound
+	if err := Behind(func() error { return failed }); err != failed {
+		t.Errorf("the error is %v", err)
+	}
 }

@@ -35,3 +35,6 @@ func Yield() {}
 
 // ShortSlices does nothing.
 func ShortSlices() (undo func()) { return func() {} }
+
+// Behind calls f.
+func Behind(f func() error) error { return f() }
