@@ -10,8 +10,9 @@ import (
 // many it holds follows how many were in use at once lately.
 type pool struct {
 	top        atomic.Pointer[waiting]
-	ready      atomic.Int64
-	busy       atomic.Int64 // in use
+	ready      atomic.Int64 // sandboxes that wait
+	busy       atomic.Int64 // in use, or about to be
+	alive      atomic.Int64 // sandboxes that wait, are in use, or are being made; unlike the sum of both it is never off while one changes hands
 	peak       atomic.Int64 // of busy, lately: it decays
 	high       atomic.Int64 // of busy, since the last decay
 	generation atomic.Int64 // sandboxes of an older one are not put back
@@ -73,11 +74,9 @@ func raise(v *atomic.Int64, to int64) {
 
 func (p *pool) end() { p.busy.Add(-1) }
 
-// wanted is how many sandboxes should wait now, if the task has up to most in use at once: as many as were in use lately, and one more, so
+// wanted is how many sandboxes there should be, if the task has up to most in use at once: as many as were in use lately, and one more, so
 // that none has to be made while the load grows slowly.
-func (p *pool) wanted(most int64) int64 {
-	return min(p.peak.Load()+1, most) - p.busy.Load()
-}
+func (p *pool) wanted(most int64) int64 { return min(p.peak.Load()+1, most) }
 
 // decay has the peak forgotten, by a part of what is over the sandboxes that were in use at once since the last decay, and by one at least. A
 // peak that comes again and again stays.

@@ -84,11 +84,11 @@ func TestAPoolFollowsWhatIsInUse(t *testing.T) {
 	for range 20 {
 		p.begin()
 	}
-	if got := p.wanted(64); got != 1 {
-		t.Errorf("%d wanted beside 20 in use, want 1", got)
+	if got := p.wanted(64); got != 21 {
+		t.Errorf("%d wanted while 20 are in use, want 21", got)
 	}
-	if got := p.wanted(20); got != 0 {
-		t.Errorf("%d wanted beside 20 in use of at most 20", got)
+	if got := p.wanted(20); got != 20 {
+		t.Errorf("%d wanted while 20 are in use of at most 20", got)
 	}
 	for range 20 {
 		p.end()

@@ -84,19 +84,22 @@ func (t *task) empty() {
 }
 
 func (t *task) discard(m made) {
+	t.pool.alive.Add(-1)
 	if err := m.sandbox.Close(); err != nil {
 		t.agent.opts.Log.Error("close sandbox", "job", t.assigned.Job, "error", err)
 	}
 }
 
-// make makes a sandbox within the job's start limit.
+// make makes a sandbox within the job's start limit. discard ends it.
 func (t *task) make(ctx context.Context) (made, error) {
+	t.pool.alive.Add(1)
 	g := t.pool.generation.Load()
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(t.limits.Start), errStart)
 	defer cancel()
 	began := t.agent.opts.Clock.Now()
 	s, err := t.program.NewSandbox(ctx)
 	if err != nil {
+		t.pool.alive.Add(-1)
 		return made{}, err
 	}
 	t.agent.opts.Recorder.Start(t.assigned.Job, t.agent.opts.Clock.Now().Sub(began))
@@ -152,7 +155,7 @@ func (t *task) put(m made) bool {
 // wants reports whether it is worth while to have m return.
 func (t *task) wants(m made) bool {
 	p := &t.pool
-	return p.ready.Load() < p.wanted(t.most) && m.generation == p.generation.Load() && !t.retired.Load() && !p.budget.full()
+	return p.alive.Load() <= p.wanted(t.most) && m.generation == p.generation.Load() && !t.retired.Load() && !p.budget.full()
 }
 
 // returned brings a sandbox back to its image, and counts why not if it cannot.
@@ -188,9 +191,9 @@ func (t *task) fill() {
 	})
 }
 
-// short reports that fewer sandboxes wait than are wanted, and that there is room for more.
+// short reports that there are fewer sandboxes than are wanted, and that there is room for more.
 func (t *task) short() bool {
-	return t.pool.ready.Load() < t.pool.wanted(t.most) && !t.pool.budget.full() && !t.retired.Load()
+	return t.pool.alive.Load() < t.pool.wanted(t.most) && !t.pool.budget.full() && !t.retired.Load()
 }
 
 func (t *task) fillOne() bool {
@@ -231,7 +234,7 @@ func (t *task) shrink(now time.Time, idle time.Duration) {
 		return
 	}
 	t.pool.decay(forgetting)
-	for t.pool.ready.Load() > max(t.pool.wanted(t.most), 1) {
+	for t.pool.alive.Load() > t.pool.wanted(t.most) {
 		m, ok := t.pool.pop()
 		if !ok {
 			return

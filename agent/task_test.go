@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	goruntime "runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,6 +122,42 @@ func TestSandboxesWaitForAsManyInvocationsAsThereWereAndLeaveWhenThereAreNone(t 
 	}
 	if err := ask(a, "tiny"); err != nil {
 		t.Error(err)
+	}
+}
+
+// starts is a recorder that counts sandboxes that were made.
+type starts struct {
+	nobody
+	n *atomic.Int64
+}
+
+func (s starts) Start(string, time.Duration) { s.n.Add(1) }
+
+// What is on its way between those in use and those that wait must not look like one too few, or one too many.
+func TestSteadyUseMakesNoSandboxes(t *testing.T) {
+	made := starts{n: new(atomic.Int64)}
+	a, code := tinyAgent(t, Options{Recorder: made}, 1)
+	task := serveTiny(t, a, code, "tiny", 16)
+	const users = 8
+	hold(t, task, users)
+	before := made.n.Load()
+	var all sync.WaitGroup
+	for range users {
+		all.Go(func() {
+			for range 500 {
+				if err := ask(a, "tiny"); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	a.background.Wait()
+	if n := made.n.Load() - before; n != 0 {
+		t.Errorf("%d sandboxes were made for %d users beside the %d there were", n, users, before)
+	}
+	if alive, ready := task.pool.alive.Load(), task.pool.ready.Load(); alive != ready || ready != users+1 {
+		t.Errorf("%d sandboxes are alive, of which %d wait", alive, ready)
 	}
 }
 
