@@ -251,7 +251,6 @@ func (r *Run) Enter(ctx context.Context) error {
 		return ErrEntered
 	}
 	r.old, r.used, r.waited, r.asked = false, 0, 0, false
-	r.yields = now + p.queue.slice/yieldsPerSlice
 	return r.arriveLocked(ctx, now)
 }
 
@@ -264,10 +263,15 @@ func (r *Run) arriveLocked(ctx context.Context, now time.Duration) error {
 	}
 	p.mu.Unlock()
 	if granted {
-		r.ticked = now
+		r.goes(now)
 		return nil
 	}
 	return r.wait(ctx)
+}
+
+// goes notes that the run goes on now, after it did not: what others may wait for since then counts from now.
+func (r *Run) goes(now time.Duration) {
+	r.ticked, r.yields = now, now+r.share.p.queue.slice/yieldsPerSlice
 }
 
 // wait returns when the run was given a token. If ctx ends first it has none, and is out.
@@ -275,7 +279,7 @@ func (r *Run) wait(ctx context.Context) error {
 	p := r.share.p
 	select {
 	case <-r.wake:
-		r.ticked = p.now()
+		r.goes(p.now())
 		return nil
 	case <-ctx.Done():
 	}
@@ -325,7 +329,7 @@ func (r *Run) Tick(ctx context.Context) error {
 	if p.yield != nil && now >= r.yields {
 		p.yield()
 		now = p.now()
-		r.yields = now + p.queue.slice/yieldsPerSlice
+		r.goes(now)
 	}
 	r.ticked = now
 	if int64(now) < r.end.Load() && !r.preempt.Load() {

@@ -1,6 +1,7 @@
 package processor
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,6 +31,39 @@ func TestARunLetsTheKernelLookTenTimesASlice(t *testing.T) {
 			t.Errorf("%d times in five slices", yields)
 		}
 		p.check(t, 1)
+	})
+}
+
+// A run that has just been given its token, by a thread that goes on, has nobody to make way for: most runs are over before they should.
+func TestARunThatWaitedForItsTurnDoesNotYieldAtOnce(t *testing.T) {
+	procs(t, 2)
+	synctest.Test(t, func(t *testing.T) {
+		var yields atomic.Int64
+		p := newProcessor(t, Options{Tokens: 1, Yield: func() { yields.Add(1) }})
+		first, second := p.Job("a", 1).Run(), p.Job("b", 1).Run()
+		if err := first.Enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			defer second.Leave()
+			if err := second.Enter(t.Context()); err != nil {
+				t.Error(err)
+			}
+			for range 9 { // ten would be as long as a run goes on without
+				time.Sleep(time.Millisecond / yieldsPerSlice / 10)
+				if err := second.Tick(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		}()
+		synctest.Wait()
+		time.Sleep(time.Second)
+		first.Leave()
+		if <-done; yields.Load() != 0 {
+			t.Errorf("it yielded %d times", yields.Load())
+		}
 	})
 }
 
