@@ -299,12 +299,14 @@ func (b *backend) adopt(ctx context.Context) (what string, err error) {
 	}
 	before := b.mark.Incarnation
 	state := b.tenure.State()
-	if b.mark.Incarnation, err = b.redis.Adopt(ctx); err != nil {
+	next := b.mark
+	if next.Incarnation, err = b.redis.Adopt(ctx); err != nil {
 		return "", err
 	}
-	if err := b.mark.write(b.dir); err != nil {
+	if err := next.write(b.dir); err != nil {
 		return "", err
 	}
+	b.mark = next // not before: an attempt that fails leaves the store that this server had
 	if err := b.tenure.Retake(ctx); err != nil {
 		return "", err
 	}
