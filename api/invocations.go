@@ -165,7 +165,7 @@ func (s *Server) GetInvocation(c echo.Context, name model.JobName, id model.Invo
 
 // invocation is how an invocation looks from outside.
 func invocation(job string, st broker.Status) model.Invocation {
-	out := model.Invocation{Id: string(st.ID), Job: job, State: model.InvocationState(st.State), Attempts: st.Attempts, MaxAttempts: st.MaxAttempts,
+	out := model.Invocation{Id: string(st.ID), Job: job, State: model.InvocationState(control.StateName(st.State)), Attempts: st.Attempts, MaxAttempts: st.MaxAttempts,
 		Priority: st.Priority, Order: orNil(st.Order), IdempotencyKey: orNil(st.Key), Enqueued: st.Enqueued, Worker: orNil(st.Worker), Reason: orNil(st.Reason),
 		CallbackReason: orNil(st.CallbackReason), RequestBytes: st.PayloadBytes, ResultBytes: st.ResultBytes}
 	for to, t := range map[**time.Time]time.Time{&out.Due: st.Due, &out.Finished: st.Finished, &out.Expires: st.Expires} {
@@ -213,7 +213,7 @@ func (s *Server) GetQueue(c echo.Context, name model.JobName) error {
 	if err != nil {
 		return err
 	}
-	out := model.QueueCounts{Waiting: n.Waiting, Ready: n.Ready, Leased: n.Leased, Dead: n.Dead, Callbacks: n.Callbacks, Oldest: orNil(n.Oldest)}
+	out := model.QueueCounts{Waiting: n.Waiting, Ready: n.Ready, Running: n.Leased, Dead: n.Dead, Callbacks: n.Callbacks, Oldest: orNil(n.Oldest)}
 	if len(list) > 0 {
 		schedules := make([]model.ScheduleStatus, len(list))
 		for i, st := range list {

@@ -192,7 +192,7 @@ func (s *Store) InvocationResult(ctx context.Context, job, id string) (envelope.
 	r, err := s.queue.Result(ctx, q, broker.InvocationID(id))
 	if errors.Is(err, broker.ErrNotFound) {
 		if st, err := s.queue.Status(ctx, q, broker.InvocationID(id)); err == nil {
-			return envelope.Response{}, refuse(http.StatusNotFound, "result-none", "No result yet", "invocation %s is %s, after %d of at most %d attempts", id, st.State, st.Attempts, st.MaxAttempts)
+			return envelope.Response{}, refuse(http.StatusNotFound, "result-none", "No result yet", "invocation %s is %s, after %d of at most %d attempts", id, StateName(st.State), st.Attempts, st.MaxAttempts)
 		}
 	}
 	if err != nil {
@@ -202,6 +202,14 @@ func (s *Store) InvocationResult(ctx context.Context, job, id string) (envelope.
 		return envelope.Response{}, refuse(http.StatusBadGateway, "invocation-dead", "The invocation was given up", "there is no response to invocation %s: %s", id, r.Reason)
 	}
 	return envelope.DecodeResponse(r.Payload)
+}
+
+// StateName is what a state is called outside: whoever asks has heard of no leases, and what is leased is running.
+func StateName(s broker.State) string {
+	if s == broker.StateLeased {
+		return "running"
+	}
+	return string(s)
 }
 
 // Invocations answers a page of a job's invocations that wait or are leased, and from where to go on, as broker.Queue's List does.

@@ -35,7 +35,7 @@ func (e InvocationCallback) Valid() bool {
 const (
 	InvocationStateDead    InvocationState = "dead"
 	InvocationStateDone    InvocationState = "done"
-	InvocationStateLeased  InvocationState = "leased"
+	InvocationStateRunning InvocationState = "running"
 	InvocationStateWaiting InvocationState = "waiting"
 )
 
@@ -46,7 +46,7 @@ func (e InvocationState) Valid() bool {
 		return true
 	case InvocationStateDone:
 		return true
-	case InvocationStateLeased:
+	case InvocationStateRunning:
 		return true
 	case InvocationStateWaiting:
 		return true
@@ -319,13 +319,13 @@ type QueueCounts struct {
 	// Callbacks Ended ones whose callback is not over.
 	Callbacks int `json:"callbacks"`
 	Dead      int `json:"dead"`
-	Leased    int `json:"leased"`
 
 	// Oldest Since when the first in line has been ready.
 	Oldest *time.Time `json:"oldest,omitempty"`
 
 	// Ready Those that wait and could start now.
-	Ready int `json:"ready"`
+	Ready   int `json:"ready"`
+	Running int `json:"running"`
 
 	// Schedules What enqueues for the job by itself, in the manifest's order.
 	Schedules *[]ScheduleStatus `json:"schedules,omitempty"`

@@ -104,7 +104,7 @@ func guestEnqueues(t *testing.T, on string) {
 	if n := s.queueCounts("full"); n.Waiting != 1 {
 		t.Errorf("what was refused is queued: %+v", n)
 	}
-	if n := s.queueCounts("hello"); n.Waiting+n.Ready+n.Leased+n.Dead != 0 {
+	if n := s.queueCounts("hello"); n.Waiting+n.Ready+n.Running+n.Dead != 0 {
 		t.Errorf("what was refused is queued: %+v", n)
 	}
 }
@@ -158,7 +158,7 @@ func TestJobsThatEnqueueEachOtherComeToAnEnd(t *testing.T) {
 			t.Errorf("step %d: %q, want %q", step, got, want)
 		}
 	}
-	s.until("the queue to be empty", func() bool { n := s.queueCounts("probe"); return n.Waiting+n.Leased == 0 })
+	s.until("the queue to be empty", func() bool { n := s.queueCounts("probe"); return n.Waiting+n.Running == 0 })
 	if got := note(9); !strings.Contains(got, "not found") {
 		t.Errorf("a ninth step: %q", got)
 	}
@@ -187,7 +187,7 @@ func TestAGuestIsToldThatTheQueueIsAway(t *testing.T) {
 		_, _, body := s.get("/probe/enqueue?job=probe&path=/tally")
 		return strings.HasSuffix(body, " <nil>\n")
 	})
-	s.until("the queue to be empty", func() bool { n := s.queueCounts("probe"); return n.Waiting+n.Leased+n.Dead == 0 })
+	s.until("the queue to be empty", func() bool { n := s.queueCounts("probe"); return n.Waiting+n.Running+n.Dead == 0 })
 	if _, _, body := s.get("/probe/value?key=tally"); body != "1 <nil>\n" {
 		t.Errorf("what was enqueued once ran: %q", body)
 	}

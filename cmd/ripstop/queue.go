@@ -221,7 +221,7 @@ func newQueueCommand() *cobra.Command {
 			oldest = max(0, clock.System.Now().Sub(*n.Oldest)).Round(time.Millisecond).String()
 		}
 		err = table(cmd.OutOrStdout(), [][]string{{"WAITING", "READY", "RUNNING", "DEAD", "CALLBACKS", "OLDEST READY FOR"},
-			{strconv.Itoa(n.Waiting), strconv.Itoa(n.Ready), strconv.Itoa(n.Leased), strconv.Itoa(n.Dead), strconv.Itoa(n.Callbacks), oldest}})
+			{strconv.Itoa(n.Waiting), strconv.Itoa(n.Ready), strconv.Itoa(n.Running), strconv.Itoa(n.Dead), strconv.Itoa(n.Callbacks), oldest}})
 		if err != nil || n.Schedules == nil {
 			return err
 		}
@@ -289,9 +289,6 @@ func newQueueListCommand() *cobra.Command {
 		rows := [][]string{{"ID", "STATE", "PRIORITY", "ORDER", "ATTEMPTS", "ENQUEUED", "STARTS AFTER", "REASON"}}
 		for _, v := range all.Invocations {
 			row := []string{v.Id, string(v.State), strconv.Itoa(v.Priority), "-", fmt.Sprintf("%d of %d", v.Attempts, v.MaxAttempts), when(v.Enqueued), "-", "-"}
-			if v.State == model.InvocationStateLeased {
-				row[1] = "running"
-			}
 			if v.Order != nil {
 				row[3] = *v.Order
 			}

@@ -262,7 +262,13 @@ func TestWhatAWorkerRanWhenItDiedIsRunAgainAndHasOneResult(t *testing.T) {
 	s := startServer(t)
 	s.deploy("probe", buildProbe(t), probeManifest)
 	id := s.enqueue("probe", at("/attempt?ms=1500"), "x")
-	s.until("it to run", func() bool { return s.invocation("probe", id).State == "leased" && s.counted("probe")[id] == 1 })
+	s.until("it to run", func() bool { return s.invocation("probe", id).State == "running" && s.counted("probe")[id] == 1 })
+	if n := s.queueCounts("probe"); n.Running != 1 {
+		t.Errorf("the queue is %+v", n)
+	}
+	if status, b := s.call("GET", "/v1/jobs/probe/invocations/"+id+"/result", nil, ""); status != 404 || !strings.Contains(string(b), "is running, after 1 of") {
+		t.Errorf("its result is %d %s", status, b)
+	}
 	if err := syscall.Kill(s.workerPID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
