@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -135,25 +134,34 @@ func explain(err error) error {
 	return err
 }
 
-// remoteCommand gives cmd the flags of a remote and the run function, whose errors are explained. If its first argument is a job,
-// shells complete it.
+// remoteCommand gives cmd the flags of a remote and the run function, whose errors are explained. Shells complete its arguments as
+// far as its use names something that completions knows, in this order.
 func remoteCommand(cmd *cobra.Command, run func(cmd *cobra.Command, c *client.Client, args []string) error) *cobra.Command {
 	var r remote
 	r.addFlags(cmd)
-	if _, first, _ := strings.Cut(cmd.Use, " "); strings.HasPrefix(strings.TrimPrefix(first, "["), "JOB") {
+	if places := strings.Fields(cmd.Use)[1:]; len(places) > 0 && completions(cmd, places[0]) != nil {
 		cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			if len(args) > 0 && !strings.HasPrefix(first, "JOB...") {
+			place := min(len(args), len(places)-1)
+			if len(args) >= len(places) && !strings.HasSuffix(places[place], "...") {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			names, directive := r.jobNames(cmd)
-			// Of several jobs, each is named once.
-			return slices.DeleteFunc(names, func(name string) bool { return slices.Contains(args, name) }), directive
+			ask := completions(cmd, places[place])
+			if ask == nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			values, directive := r.complete(cmd, ask, args)
+			// Of several, each is named once. The job before them may have the name of one.
+			given := args[min(place, len(args)):]
+			return slices.DeleteFunc(values, func(v string) bool {
+				v, _, _ = strings.Cut(v, "\t")
+				return slices.Contains(given, v)
+			}), directive
 		}
 	}
 	for _, flag := range []string{"job", "name"} {
 		if cmd.Flags().Lookup(flag) != nil {
-			register(cmd, flag, func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-				return r.jobNames(cmd)
+			register(cmd, flag, func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+				return r.complete(cmd, jobNames, args)
 			})
 		}
 	}
@@ -165,32 +173,6 @@ func remoteCommand(cmd *cobra.Command, run func(cmd *cobra.Command, c *client.Cl
 		return explain(run(cmd, c, args))
 	}
 	return cmd
-}
-
-// completeWithin is how long a shell waits for job names, when somebody presses Tab.
-const completeWithin = time.Second
-
-// jobNames asks the server for the names of its jobs; the shell shows those that fit.
-func (r *remote) jobNames(cmd *cobra.Command) ([]string, cobra.ShellCompDirective) {
-	ctx := cmd.Context()
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	ctx, cancel := context.WithTimeout(ctx, completeWithin)
-	defer cancel()
-	c, err := r.open(cmd)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError | cobra.ShellCompDirectiveNoFileComp
-	}
-	l, err := c.Jobs(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError | cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, j := range l.Jobs {
-		names = append(names, escapeLine(j.Name))
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // when writes a time for a table.

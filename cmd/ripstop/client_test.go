@@ -302,15 +302,24 @@ func TestShellsCompleteJobNamesAndValuesOfFlags(t *testing.T) {
 	wasm := moduleFile(t, t.TempDir(), "hello.wasm")
 	ok(t, "", "deploy", "-q", wasm)
 	ok(t, "", "deploy", "-q", "--name", "other", wasm)
+	ok(t, "", "deploy", "-q", wasm)
+	ok(t, "s3cret", "secret", "set", "hello", "api-key")
+	ok(t, "", "token", "create", "ci")
+	var ids []string
+	for range 2 {
+		stdout, _ := ok(t, "", "invoke", "hello", "--async", "--delay", "1h")
+		ids = append(ids, strings.TrimSpace(stdout))
+	}
+	const about = "\twaiting since 2026-01-02 03:04:05Z\n"
 	for name, c := range map[string]struct {
 		args []string
 		want string
 	}{
-		"a job":                  {[]string{"logs", ""}, "hello\nother\n:4\n"},
-		"a job that is optional": {[]string{"ps", ""}, "hello\nother\n:4\n"},
-		"many jobs":              {[]string{"rm", "hello", ""}, "other\n:4\n"},
-		"a name to deploy":       {[]string{"deploy", "--name", ""}, "hello\nother\n:4\n"},
-		"a flag":                 {[]string{"audit", "--job", ""}, "hello\nother\n:4\n"},
+		"a job":                  {[]string{"logs", ""}, "hello\nother\n:36\n"},
+		"a job that is optional": {[]string{"ps", ""}, "hello\nother\n:36\n"},
+		"many jobs":              {[]string{"rm", "hello", ""}, "other\n:36\n"},
+		"a name to deploy":       {[]string{"deploy", "--name", ""}, "hello\nother\n:36\n"},
+		"a flag":                 {[]string{"audit", "--job", ""}, "hello\nother\n:36\n"},
 		"an engine":              {[]string{"run", "--engine", ""}, lines(runtime.Engines()) + ":36\n"},
 		"a format of traces":     {[]string{"run", "--trace-format", ""}, "text\njson\n:36\n"},
 		"a durability":           {[]string{"serve", "--durability="}, lines(redis.Levels()) + ":36\n"},
@@ -319,7 +328,17 @@ func TestShellsCompleteJobNamesAndValuesOfFlags(t *testing.T) {
 		"a method":               {[]string{"invoke", "-X", ""}, "GET\nPOST\nPUT\nPATCH\nDELETE\nHEAD\nOPTIONS\n:36\n"},
 		"a verb":                 {[]string{"token", "create", "ci", "--allow", ""}, "read\ndeploy\ninvoke\nbackup\nadmin\n:38\n"},
 		"another verb":           {[]string{"token", "create", "ci", "--allow", "read,invoke,"}, "read,invoke,deploy\nread,invoke,backup\nread,invoke,admin\n:38\n"},
-		"not a secret":           {[]string{"secret", "set", "hello", ""}, ":4\n"},
+		"an older version":       {[]string{"rollback", "hello", ""}, "1\t2026-01-02 03:04:05Z\n:36\n"},
+		"one version":            {[]string{"rollback", "hello", "1", ""}, ":4\n"},
+		"a secret":               {[]string{"secret", "rm", "hello", ""}, "api-key\n:36\n"},
+		"a secret that changes":  {[]string{"secret", "set", "hello", ""}, "api-key\n:36\n"},
+		"a token":                {[]string{"token", "revoke", ""}, "bootstrap\nci\n:36\n"},
+		"what is queued":         {[]string{"queue", "cancel", "hello", ""}, ids[0] + about + ids[1] + about + ":36\n"},
+		"what else is queued":    {[]string{"queue", "cancel", "hello", ids[0], ""}, ids[1] + about + ":36\n"},
+		"an awaited result":      {[]string{"result", "hello", ""}, ids[0] + about + ids[1] + about + ":36\n"},
+		"no dead letter":         {[]string{"dead-letters", "requeue", "hello", ""}, ":36\n"},
+		"not a path":             {[]string{"invoke", "hello", ""}, ":4\n"},
+		"of no job":              {[]string{"rollback", "nobody", ""}, ":5\n"},
 		"not without a server":   {[]string{"logs", "--server", "http://127.0.0.1:1", "--token", w.Token, ""}, ":5\n"},
 		"not with a wrong token": {[]string{"logs", "--token", "x", ""}, ":5\n"},
 	} {
