@@ -535,6 +535,29 @@ func TestLogsAndTracesAreReadable(t *testing.T) {
 	golden(t, "logs-json", stdout)
 }
 
+func TestLogsOfOneInvocation(t *testing.T) {
+	w := server(t)
+	ok(t, "", "deploy", "-q", moduleFile(t, t.TempDir(), "hello.wasm"))
+	const one, other = "0199b6a4-0000-7000-8000-0123456789ab", "0199b6a4-0000-7000-8000-0123456789ff"
+	line := func(id, text string) {
+		w.Hub.Report(wire.Report{Kind: wire.ReportLog, Job: "hello", Version: 1, Invocation: id, Time: apitest.Epoch, Stream: "stdout", Text: text})
+	}
+	line(one, "sought")
+	for range 150 { // more than are shown if nothing is said
+		line(other, "another's")
+	}
+	for _, id := range []string{one, "456789ab"} {
+		stdout, stderr := ok(t, "", "logs", "hello", "--invocation", id)
+		if strings.Count(stdout, "\n") != 1 || !strings.HasSuffix(stdout, "sought\n") || stderr != "" {
+			t.Errorf("of %s: %q, %q", id, stdout, stderr)
+		}
+	}
+	stdout, stderr := ok(t, "", "logs", "hello", "--invocation", one, "-n", "5")
+	if stdout != "" || stderr != "no lines of an invocation "+one+" among the last 5 of hello\n" {
+		t.Errorf("it says %q and %q", stdout, stderr)
+	}
+}
+
 func TestFollowedTracesEndWithTheServer(t *testing.T) {
 	w := server(t)
 	ok(t, "", "deploy", "-q", moduleFile(t, t.TempDir(), "hello.wasm"))

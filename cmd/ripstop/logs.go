@@ -11,23 +11,38 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// maxTail is how many recent lines a server can be asked for.
+const maxTail = 10_000
+
 func newLogsCommand() *cobra.Command {
 	var follow, asJSON bool
 	var tail int
+	var invocation string
 	cmd := &cobra.Command{
-		Use:     "logs JOB",
-		Short:   "Show what a job's guests wrote and what happened to them",
-		Example: "  ripstop logs hello\n  ripstop logs -f hello         # and what is to come\n  ripstop logs --tail 0 -f --json hello",
+		Use:   "logs JOB",
+		Short: "Show what a job's guests wrote and what happened to them",
+		Long: "Each line has the last 8 characters of its invocation's id. --invocation takes these or the whole id, as a response's\n" +
+			"Ripstop-Invocation and the error of a failed request name it.",
+		Example: "  ripstop logs hello\n  ripstop logs hello --invocation 1fb1477c\n  ripstop logs -f hello         # and what is to come\n  ripstop logs --tail 0 -f --json hello",
 		Args:    cobra.ExactArgs(1),
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what is to come, until Ctrl-C")
 	cmd.Flags().IntVarP(&tail, "tail", "n", 100, "how many recent lines to begin with, 0 to 10000")
+	cmd.Flags().StringVar(&invocation, "invocation", "", "only lines of this invocation, looked for in the last 10000 lines unless --tail says how many")
 	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
-		if tail < 0 || tail > 10_000 {
+		if tail < 0 || tail > maxTail {
 			return usageError(cmd, fmt.Errorf("--tail %d is not between 0 and 10000", tail))
 		}
-		return c.Logs(cmd.Context(), args[0], tail, follow, func(l model.LogLine) error {
+		if invocation != "" && !cmd.Flags().Changed("tail") {
+			tail = maxTail
+		}
+		found := false
+		err := c.Logs(cmd.Context(), args[0], tail, follow, func(l model.LogLine) error {
+			if !strings.HasSuffix(l.Invocation, invocation) {
+				return nil
+			}
+			found = true
 			if asJSON {
 				return printLine(cmd.OutOrStdout(), l)
 			}
@@ -44,6 +59,10 @@ func newLogsCommand() *cobra.Command {
 			}
 			return nil
 		})
+		if err == nil && invocation != "" && !found {
+			fmt.Fprintf(cmd.ErrOrStderr(), "no lines of an invocation %s among the last %d of %s\n", escapeLine(invocation), tail, escapeLine(args[0]))
+		}
+		return err
 	})
 }
 
