@@ -41,5 +41,8 @@ func TestEveryExampleHasAValidManifestAndSaysHowToRunIt(t *testing.T) {
 		if err != nil || !strings.Contains(string(readme), "go build") {
 			t.Errorf("%s: README.md does not say how to build it: %v", dir, err)
 		}
+		if with := "ripstop deploy --manifest examples/" + dir + "/ripstop.yaml bin/examples/" + dir + ".wasm"; !strings.Contains(string(readme), with) {
+			t.Errorf("%s: README.md does not say how to deploy what `make examples` builds: %s", dir, with)
+		}
 	}
 }

@@ -440,7 +440,7 @@ func TestWhatCannotBeDeployedIsSaidBeforeAnUpload(t *testing.T) {
 	fails(t, exitUsage, "no such file", "deploy", filepath.Join(dir, "nothing.wasm"))
 	fails(t, exitUsage, "has no ripstop.yaml", "deploy", empty)
 	fails(t, exitUsage, "wrong.yaml:3:3", "deploy", wrong)
-	fails(t, exitUsage, "build it first", "deploy", gone)
+	fails(t, exitUsage, "build it first (the manifest "+gone+" names it), or name the one there is: ripstop deploy --manifest "+gone+" FILE.wasm", "deploy", gone)
 	fails(t, exitUsage, "--name", "deploy", nameless)
 	fails(t, exitUsage, "both manifests", "deploy", nameless, "--manifest", wrong)
 	fails(t, exitUsage, "job name", "deploy", moduleFile(t, dir, "a.wasm"), "--name", "Not A Label")

@@ -43,7 +43,8 @@ func newDeployCommand() *cobra.Command {
 			"and a new job gets the default one. A ripstop.yaml without a module keeps the job's current module.\n" +
 			"The job's name is --name, the manifest's, or the module file's. The command returns when the version serves.",
 		Example: "  ripstop deploy hello.wasm\n" +
-			"  ripstop deploy examples/guestbook\n" +
+			"  ripstop deploy ./guestbook              # has a ripstop.yaml, and the module that this names\n" +
+			"  ripstop deploy --manifest examples/guestbook/ripstop.yaml bin/examples/guestbook.wasm\n" +
 			"  ripstop deploy --name staging-hello hello.wasm\n" +
 			"  curl \"$(ripstop deploy hello.wasm)\"",
 		Args: cobra.MaximumNArgs(1),
@@ -264,7 +265,7 @@ func upload(ctx context.Context, c *client.Client, d deployment, stderr io.Write
 		f, err := os.Open(d.module)
 		if err != nil {
 			if errors.Is(err, fs.ErrNotExist) && d.manifest != "" {
-				err = fmt.Errorf("%w; build it first (the manifest %s names it)", err, d.manifest)
+				err = fmt.Errorf("%w; build it first (the manifest %s names it), or name the one there is: ripstop deploy --manifest %[2]s FILE.wasm", err, d.manifest)
 			}
 			return model.Job{}, exitError{exitUsage, fmt.Errorf("open module: %w", err)}
 		}
