@@ -166,6 +166,12 @@ func TestTheDoctorKnowsARunningServersBrokerAndAStoppedOnes(t *testing.T) {
 	says(t, found["broker"], true, "embedded", inc, "revision ")
 	says(t, found["data directory"], true, s.dir)
 	says(t, doctor(t, at...)["broker"], false, "no server answers", "ripstop serve")
+	t.Run("a server in the environment", func(t *testing.T) {
+		t.Setenv("RIPSTOP_SERVER", "http://"+s.api)
+		says(t, doctor(t, "--data", s.dir)["broker"], true, inc, "revision ")
+		t.Setenv("RIPSTOP_DATA", s.dir)
+		says(t, doctor(t)["broker"], false, "no server answers")
+	})
 
 	r := startRedis(t)
 	q := startServer(t, "--broker", r.URL())

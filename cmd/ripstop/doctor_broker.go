@@ -22,7 +22,8 @@ func brokerChecks(cmd *cobra.Command, r *remote, f *brokerFlags) []wall.Measure 
 	if err != nil {
 		return []wall.Measure{check("broker", "", "there is nowhere to keep the state", err)}
 	}
-	if r.server != "" || os.Getenv("RIPSTOP_SERVER") != "" || running(dir) {
+	// A directory that is named goes before a server that only the environment names, which may well have another.
+	if r.server != "" || r.data == "" && os.Getenv("RIPSTOP_SERVER") != "" || running(dir) {
 		return runningChecks(cmd, r)
 	}
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
