@@ -191,7 +191,7 @@ func (s *Server) require(verb control.Verb) echo.MiddlewareFunc {
 			if !t.Scope.Allows(verb) {
 				s.denied(c, t.Name, fmt.Sprintf("%s %s: scope lacks %q", c.Request().Method, c.Path(), verb))
 				return newProblem(http.StatusForbidden, "scope", "Not allowed",
-					"token %q does not allow %q; ask for one that does (ripstop token create --allow %s)", t.Name, verb, verb)
+					"token %q does not allow %q; ask for one that does (ripstop token create NAME --allow %s)", t.Name, verb, verb)
 			}
 			return next(c)
 		}

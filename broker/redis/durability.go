@@ -86,7 +86,7 @@ func ParseLevel(name string) (Level, error) {
 			return l, nil
 		}
 	}
-	return "", fmt.Errorf("durability %.40q: always, second, system or none: %w", name, broker.ErrInvalid)
+	return "", fmt.Errorf("durability %.40q: %w: it is always, second, system or none", name, broker.ErrInvalid)
 }
 
 // durability is what a server's settings say.

@@ -126,14 +126,17 @@ func CheckURL(raw string) error {
 	return err
 }
 
+// schemes ends an error about a URL's scheme.
+const schemes = "it begins with redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster:// or rediss+cluster://"
+
 // parseURL reads a URL. Its errors match broker.ErrInvalid and show no password.
 func parseURL(raw string) (target, error) {
 	bad := func(what string, args ...any) (target, error) {
-		return target{}, fmt.Errorf("redis URL: "+what+": %w", append(args, broker.ErrInvalid)...)
+		return target{}, fmt.Errorf("redis URL: %w: "+what, append([]any{broker.ErrInvalid}, args...)...)
 	}
 	scheme, rest, ok := strings.Cut(raw, "://")
 	if !ok {
-		return bad("no scheme; it begins with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
+		return bad("no scheme; %s", schemes)
 	}
 	t := target{network: "tcp", kind: single, tls: strings.HasPrefix(scheme, "rediss")}
 	port := "6379"
@@ -146,7 +149,7 @@ func parseURL(raw string) (target, error) {
 	case "redis+cluster", "rediss+cluster":
 		t.kind = cluster
 	default:
-		return bad("unknown scheme %.40q", scheme)
+		return bad("unknown scheme %.40q; %s", scheme, schemes)
 	}
 	rest, query, _ := strings.Cut(rest, "?")
 	params, err := url.ParseQuery(query)

@@ -27,7 +27,7 @@ func TestBrokerLists(t *testing.T) {
 	}{
 		{"no scheme", []string{""}},
 		{"no scheme", []string{"redis"}},
-		{"unknown scheme \"http\"", []string{"http://a"}},
+		{"unknown scheme \"http\"; it begins with redis://", []string{"http://a"}},
 		{"no contract \"jobs\"", []string{"jobs=redis://a"}},
 		{"no contract \"\"", []string{"=redis://a"}},
 		{"stands alone", []string{"redis://a", "embedded"}},

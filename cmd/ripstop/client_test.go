@@ -358,10 +358,12 @@ func TestChangesSayThatTheyWereMade(t *testing.T) {
 			t.Errorf("%v says %q and %q", args, stdout, stderr)
 		}
 	}
+	says("no secrets of hello; there is no job hello", "secret", "list", "hello")
 	says("set secret key of hello; there is no job hello yet", "secret", "set", "hello", "key")
 	ok(t, "", "deploy", "-q", moduleFile(t, t.TempDir(), "hello.wasm"))
 	says("set secret key of hello", "secret", "set", "hello", "key")
 	says("removed secret key of hello", "secret", "rm", "hello", "key")
+	says("no secrets of hello", "secret", "list", "hello")
 	ok(t, "", "token", "create", "ci")
 	says("revoked ci", "token", "revoke", "ci")
 	if _, stderr := ok(t, "", "audit", "--job", "nobody"); stderr != "no entries about a job nobody\n" {
@@ -510,7 +512,7 @@ func TestTokensAreMadeListedAndRevoked(t *testing.T) {
 	secret, _ := ok(t, "", "token", "create", "ci", "--allow", "read", "--ttl", "0")
 	secret = strings.TrimSpace(secret)
 	ok(t, "", "ps", "--token", secret)
-	fails(t, exitFailed, "does not allow \"deploy\"", "rm", "hello", "--token", secret)
+	fails(t, exitFailed, "does not allow \"deploy\"; ask for one that does (ripstop token create NAME --allow deploy)", "rm", "hello", "--token", secret)
 	stdout, _ = ok(t, "", "token", "list")
 	golden(t, "token-list", maskIDs(stdout))
 	ok(t, "", "token", "create", "week", "--ttl", "7d")

@@ -129,6 +129,14 @@ func newSecretListCommand() *cobra.Command {
 		if asJSON {
 			return printJSON(cmd.OutOrStdout(), l)
 		}
+		if len(l.Secrets) == 0 {
+			note := ""
+			// As where one is set: a mistyped job should be seen.
+			if _, err := c.Job(cmd.Context(), args[0]); isUnknownJob(err) {
+				note = fmt.Sprintf("; there is no job %s", escapeLine(args[0]))
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "no secrets of %s%s\n", escapeLine(args[0]), note)
+		}
 		for _, s := range l.Secrets {
 			if _, err := fmt.Fprintln(cmd.OutOrStdout(), escapeLine(s.Name)); err != nil {
 				return err

@@ -323,7 +323,7 @@ func statusFrom(super *supervisor.Supervisor) func(string, uint64) api.JobStatus
 func listen(ctx context.Context, what, address string) (*net.TCPListener, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("%s address %s: %w", what, address, err)
+		return nil, fmt.Errorf("%s address %s: %w; give another with --%s HOST:PORT", what, address, err, strings.ToLower(what))
 	}
 	return l.(*net.TCPListener), nil
 }

@@ -490,6 +490,9 @@ func TestWhatKeepsAServerFromStartingIsOneLineAndExit2(t *testing.T) {
 			lines := 0
 			for sc := bufio.NewScanner(&stderr); sc.Scan(); lines++ {
 				t.Log(sc.Text())
+				if strings.Contains(name, "port in use") && !strings.Contains(sc.Text(), "; give another with --"+strings.ToLower(strings.Fields(name)[1])) {
+					t.Errorf("it does not say what to do: %s", sc.Text())
+				}
 			}
 			if lines != 1 {
 				t.Errorf("%d lines on stderr", lines)

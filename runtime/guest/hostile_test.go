@@ -189,7 +189,7 @@ func TestBadOptionsAreReportedAtOnce(t *testing.T) {
 	}
 	m := compile(t, handmade{}.module().Bytes())
 	_, err = New(Options{Module: m, Kind: Command, Grants: g, Source: Volumes(map[string]string{"v": t.TempDir()}), Descriptors: -1, LogBytes: -1, HostCalls: -1, MemoryPages: 1 << 20, Args: []string{"a\x00"}})
-	for _, want := range []string{"is a task, not a command", `no volume "missing"`, "leaves its volume", "descriptors", "log bytes", "host calls", "memory", "NUL"} {
+	for _, want := range []string{"is a task, not a command", `no volume "missing" on this host: start the server with --volume NAME=DIR`, "leaves its volume", "descriptors", "log bytes", "host calls", "memory", "NUL"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in %v", want, err)
 		}

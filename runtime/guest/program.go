@@ -96,7 +96,7 @@ func Volumes(volumes map[string]string) func(string) (string, error) {
 		name, rest, _ := strings.Cut(source, "/")
 		dir, ok := volumes[name]
 		if !ok {
-			return "", fmt.Errorf("there is no volume %q on this host", name)
+			return "", fmt.Errorf("there is no volume %q on this host: start the server with --volume NAME=DIR, or grant another source", name)
 		}
 		if rest == "" {
 			return dir, nil
