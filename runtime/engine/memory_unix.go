@@ -62,7 +62,7 @@ func (r *reservation) release() error {
 		return nil
 	}
 	reserved.Add(-1)
-	err := Discard(all[:r.open])
+	err := Vacate(all[:r.open])
 	r.addresses, r.open = nil, 0
 	if e := unix.Munmap(all); e != nil {
 		err = errors.Join(err, fmt.Errorf("unmap memory: %w", e))
@@ -80,11 +80,44 @@ func Discard(b []byte) error {
 	var courtesy processor.Courtesy
 	for len(b) > 0 {
 		piece := b[:min(len(b), discarded)]
-		if err := unix.Madvise(piece, unix.MADV_DONTNEED); err != nil {
-			return fmt.Errorf("give back %d bytes: %w", len(piece), err)
+		if err := discard(piece); err != nil {
+			return err
 		}
 		b = b[len(piece):]
 		courtesy.Yield()
+	}
+	return nil
+}
+
+func discard(piece []byte) error {
+	if err := unix.Madvise(piece, unix.MADV_DONTNEED); err != nil {
+		return fmt.Errorf("give back %d bytes: %w", len(piece), err)
+	}
+	return nil
+}
+
+// Vacate does what Discard does for memory that is unmapped next, and leaves pieces alone of which the kernel says that no page is there. Where two
+// threads do this at once the kernel interrupts all cores that run this process at each piece, whether anything was there or not: a memory of 256 MiB of
+// which little was touched would cost everybody 256 of that.
+func Vacate(b []byte) error {
+	var courtesy processor.Courtesy
+	return pieces(b, func(piece []byte) error {
+		courtesy.Yield()
+		return discard(piece)
+	})
+}
+
+// pieces calls do for each piece of b that may have a page.
+func pieces(b []byte, do func([]byte) error) error {
+	var there resident
+	for len(b) > 0 {
+		piece := b[:min(len(b), discarded)]
+		if there.any(b, len(piece)) {
+			if err := do(piece); err != nil {
+				return err
+			}
+		}
+		b = b[len(piece):]
 	}
 	return nil
 }

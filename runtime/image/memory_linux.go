@@ -116,7 +116,7 @@ func (m *mapping) forget(buf []byte, size uint64) error {
 }
 
 func (m *mapping) release(max uint64) error {
-	err := engine.Discard(unsafe.Slice((*byte)(m.base), m.open))
+	err := engine.Vacate(unsafe.Slice((*byte)(m.base), m.open))
 	if e := unix.MunmapPtr(m.base, uintptr(whole(max))); e != nil {
 		err = errors.Join(err, fmt.Errorf("unmap memory: %w", e))
 	}
