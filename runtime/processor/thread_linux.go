@@ -127,11 +127,14 @@ func ShortSlices() (undo func()) {
 }
 
 // Behind calls f in a thread of a priority as low as that of long runs, and with short slices, as are the processes that f starts from their first
-// moment. The thread ends then: it could not be raised again everywhere. Where the system refuses any of that f is called all the same.
+// moment. The thread ends then: it could not be raised again everywhere. Where the system refuses any of that f is called all the same. f's panic is
+// the caller's.
 func Behind(f func() error) (err error) {
 	done := make(chan struct{})
+	var panicked any
 	go func() {
 		defer close(done)
+		defer func() { panicked = recover() }()
 		goruntime.LockOSThread() // for good
 		if own, _, e := priority(); e == nil {
 			_ = unix.Setpriority(unix.PRIO_PROCESS, 0, min(20-int(own)+lower, 19))
@@ -139,6 +142,8 @@ func Behind(f func() error) (err error) {
 		ShortSlices()
 		err = f()
 	}()
-	<-done
+	if <-done; panicked != nil {
+		panic(panicked)
+	}
 	return err
 }

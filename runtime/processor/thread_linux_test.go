@@ -165,3 +165,14 @@ func TestWhatIsBehindOthersHasAThreadOfItsOwn(t *testing.T) {
 		t.Errorf("the error is %v", err)
 	}
 }
+
+// Who handles a request has the panic recovered, and the server goes on.
+func TestWhatIsCalledBehindOthersPanicsInItsCaller(t *testing.T) {
+	defer func() {
+		if p := recover(); p != "x" {
+			t.Errorf("the panic was %v", p)
+		}
+	}()
+	_ = Behind(func() error { panic("x") })
+	t.Error("the panic is lost")
+}
