@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -11,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	w "github.com/ripstop-vm/ripstop/internal/wasmtest"
 )
 
 // mostLowered is how many threads of a worker may have a lower priority at once (package processor).
@@ -93,5 +96,52 @@ func TestMoreLongRunsThanThreadsMayBeLowered(t *testing.T) {
 	}
 	if !strings.Contains(s.log.String(), "a guest that computes delays requests") {
 		t.Error("it is not said that guests go on as they were")
+	}
+}
+
+// verbose is a task that computes for long, and then answers with more than a connection takes.
+func verbose() []byte {
+	const buffer, capacity, answer, size = 4 << 10, 4 << 10, 16 << 10, 12 << 20
+	head := w.TaskResponse(200, "content-type", "text/plain", "")
+	head = append(head[:len(head)-4], 0, 0, size>>16, 0) // the body is what follows
+	// Some 20 ms, which is twice as long as it takes to count as long.
+	work := w.Cat(w.I32Const(20_000_000), w.LocalSet(1),
+		w.Loop(w.LocalGet(1), w.I32Const(1), []byte{0x6b}, []byte{0x22, 1}, []byte{0x0d, 0})) // local.tee, br_if
+	return (&w.Module{
+		Memory: []uint32{(answer+size)>>16 + 2},
+		Data:   []w.Data{{Offset: answer, Bytes: head}},
+		Funcs: []w.Func{
+			{Export: "ripstop_buffer", Type: w.Type{Results: []byte{w.I64}}, Body: w.I64Const(buffer<<32 | capacity)},
+			{Export: "ripstop_handle", Type: w.Type{Params: []byte{w.I32}, Results: []byte{w.I64}}, Locals: []byte{w.I32},
+				Body: w.Cat(work, w.I64Const(answer<<32|int64(len(head)+size)))},
+		},
+	}).Bytes()
+}
+
+// TestLongRunsWhoseAnswersNobodyReadsHoldNoMoreThreads has more guests compute for long, one after another, than threads may be lowered for, and answer
+// clients that do not read. A thread that cannot be raised again is held up to the end of its request.
+func TestLongRunsWhoseAnswersNobodyReadsHoldNoMoreThreads(t *testing.T) {
+	const guests = mostLowered + 40
+	s := startServer(t)
+	s.deploy("verbose", verbose(), "limits: {time: 1m, concurrency: 300, memory: 16MiB, response: 16MiB}\n")
+	worker := s.workerPID()
+	normal := priority(t, worker)
+	for range guests {
+		c, err := net.Dial("tcp", s.ingress)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.(*net.TCPConn).SetReadBuffer(4 << 10)
+		if _, err := io.WriteString(c, "GET /verbose/ HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		head := make([]byte, 12)
+		if _, err := io.ReadFull(c, head); err != nil || string(head) != "HTTP/1.1 200" {
+			t.Fatalf("the answer begins with %q, %v", head, err)
+		}
+	}
+	if n := lowered(t, worker, normal); n > mostLowered {
+		t.Errorf("%d threads are lowered, want at most %d", n, mostLowered)
 	}
 }

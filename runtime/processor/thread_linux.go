@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	goruntime "runtime"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,11 +14,13 @@ import (
 type Threads struct {
 	normal, low int
 	raises      bool
-	lowered     atomic.Int64
+
+	mu      sync.Mutex
+	lowered map[int]bool // by ID, the threads that are, and maybe some that have ended
 }
 
-// maxLowered bounds the threads that are lowered at once. A run that waits in a host call may keep its own, and there may be ten thousand of
-// them, which Go would not survive.
+// maxLowered bounds the threads that are lowered at once. A run that waits in a host call may keep its own, and so may one that is over whose answer
+// nobody reads; there may be ten thousand of them, which Go would not survive.
 const maxLowered = 256
 
 // errLowered reports that maxLowered threads are lowered.
@@ -39,7 +41,7 @@ func OpenThreads() (*Threads, error) {
 		return nil, err
 	}
 	normal := 20 - int(own)
-	t := &Threads{normal: normal, low: min(normal+lower, 19)}
+	t := &Threads{normal: normal, low: min(normal+lower, 19), lowered: map[int]bool{}}
 	t.raises = limit.Cur >= own || unix.Setrlimit(unix.RLIMIT_NICE, &unix.Rlimit{Cur: own, Max: max(own, limit.Max)}) == nil
 	return t, nil
 }
@@ -70,28 +72,64 @@ func priority() (own uint64, limit unix.Rlimit, err error) {
 	return uint64(p), limit, nil
 }
 
-// Lower ties the calling goroutine to its thread and lowers the thread's priority. It does neither if it fails, as when too many are lowered.
+// Lower ties the calling goroutine to its thread and lowers the thread's priority. It does neither if it fails, as when too many are lowered. Of a
+// goroutine whose thread could not be raised again, nothing changes.
 func (t *Threads) Lower() error {
-	if t.lowered.Add(1) > maxLowered {
-		t.lowered.Add(-1)
-		return errLowered
-	}
 	goruntime.LockOSThread()
-	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, t.low); err != nil {
-		goruntime.UnlockOSThread()
-		t.lowered.Add(-1)
-		return fmt.Errorf("lower the thread's priority: %w", err)
+	id := unix.Gettid()
+	added, err := t.add(id)
+	if added {
+		// Without the mutex: from here on others run first.
+		if err = unix.Setpriority(unix.PRIO_PROCESS, 0, t.low); err != nil {
+			t.remove(id)
+			err = fmt.Errorf("lower the thread's priority: %w", err)
+		}
 	}
-	return nil
+	if !added || err != nil {
+		goruntime.UnlockOSThread()
+	}
+	return err
+}
+
+// add counts a thread as lowered unless it is already.
+func (t *Threads) add(id int) (added bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.lowered[id] && t.Lowered() { // else it is another thread, with the ID of one that has ended
+		return false, nil
+	}
+	if len(t.lowered) >= maxLowered {
+		t.forgetLocked()
+	}
+	if len(t.lowered) >= maxLowered {
+		return false, errLowered
+	}
+	t.lowered[id] = true
+	return true, nil
+}
+
+func (t *Threads) remove(id int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.lowered, id)
+}
+
+// forgetLocked forgets the threads that have ended. Go does not tell when one does, which is some time after its goroutine.
+func (t *Threads) forgetLocked() {
+	for id := range t.lowered {
+		if unix.Tgkill(unix.Getpid(), id, 0) == unix.ESRCH {
+			delete(t.lowered, id)
+		}
+	}
 }
 
 // Raise ends what Lower did, by the same goroutine, and reports whether it could: else the goroutine keeps its thread, which ends with it, and
-// should end soon.
+// should end soon. The thread counts as lowered until then.
 func (t *Threads) Raise() bool {
-	t.lowered.Add(-1)
 	if !t.raises || unix.Setpriority(unix.PRIO_PROCESS, 0, t.normal) != nil {
 		return false
 	}
+	t.remove(unix.Gettid())
 	goruntime.UnlockOSThread()
 	return true
 }

@@ -87,12 +87,48 @@ func TestOnlySoManyThreadsAreLowered(t *testing.T) {
 	close(end)
 	all.Wait()
 	all.Go(func() {
-		if err := threads.Lower(); err != nil {
-			t.Errorf("when they have ended: %v", err)
+		for threads.Lower() != nil { // threads end some time after their goroutines
+			goruntime.Gosched()
 		}
 		threads.Raise()
 	})
 	all.Wait()
+}
+
+// Where threads cannot be raised again, one counts until it has ended, however often its goroutine begins anew, and no longer.
+func TestAThreadThatStaysLoweredCountsUntilItEnds(t *testing.T) {
+	threads, err := OpenThreads()
+	if err != nil {
+		t.Fatal(err)
+	}
+	threads.raises = false
+	for round := range 3 {
+		var all, over sync.WaitGroup
+		end := make(chan struct{})
+		over.Add(maxLowered)
+		for range maxLowered {
+			all.Go(func() {
+				for range 2 {
+					for threads.Lower() != nil { // those of the round before have not all ended
+						goruntime.Gosched()
+					}
+					threads.Raise()
+				}
+				over.Done()
+				<-end // as one whose answer nobody reads
+			})
+		}
+		over.Wait()
+		var more sync.WaitGroup
+		more.Go(func() {
+			if err := threads.Lower(); !errors.Is(err, errLowered) || threads.Lowered() {
+				t.Errorf("one more in round %d: %v", round, err)
+			}
+		})
+		more.Wait()
+		close(end)
+		all.Wait()
+	}
 }
 
 func TestWhatIsStartedWithShortSlicesHasThem(t *testing.T) {
