@@ -108,8 +108,10 @@ func (s *Store) upload(ctx context.Context, module io.Reader) (blob broker.Blob,
 	}
 	select {
 	case s.behind <- struct{}{}:
-		err = processor.Behind(put)
-		<-s.behind
+		err = func() error {
+			defer func() { <-s.behind }()
+			return processor.Behind(put)
+		}()
 	default:
 		err = put()
 	}

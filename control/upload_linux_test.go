@@ -66,3 +66,26 @@ func TestUploadsAreBehindOthersAsLongAsThereAreThreads(t *testing.T) {
 		t.Errorf("the niceness of another thread is %d and was %d", got, own)
 	}
 }
+
+// torn is a module that cannot even be read.
+type torn struct{}
+
+func (torn) Read([]byte) (int, error) { panic("torn") }
+
+func TestAnUploadThatPanicsIsItsHandlersAndKeepsNoThread(t *testing.T) {
+	w := newWorld(t)
+	for range uploadsBehind + 1 {
+		func() {
+			defer func() {
+				if p := recover(); p != "torn" {
+					t.Errorf("what the handler recovers is %v", p)
+				}
+			}()
+			_, err := w.upload(t.Context(), torn{})
+			t.Errorf("it is stored: %v", err)
+		}()
+	}
+	if n := len(w.behind); n != 0 {
+		t.Errorf("%d uploads are said to have a thread", n)
+	}
+}
