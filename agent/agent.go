@@ -387,6 +387,11 @@ func (a *Agent) prepare(id string, as wire.Assignment) {
 		r := wire.Report{Kind: wire.ReportPrepared, ID: id, Job: as.Job, Version: as.Version}
 		if err != nil {
 			r.Problem = startProblem(err)
+			if failed, ok := errors.AsType[*startError](err); ok {
+				about := *r.Problem
+				about.Detail += failed.wrote
+				r.Problem = &about
+			}
 			a.forget(as.Job)
 		} else {
 			a.mu.Lock()
@@ -654,10 +659,13 @@ func (a *Agent) build(as wire.Assignment) (*task, error) {
 		mod.release()
 		return nil, err
 	}
+	wrote := new(startOutput)
+	t.starting.Store(wrote)
+	defer t.starting.Store(nil)
 	first, err := t.make(ctx)
 	if err != nil {
 		t.retire()
-		return nil, fmt.Errorf("start a sandbox: %w", err)
+		return nil, &startError{wrote.String(), fmt.Errorf("start a sandbox: %w", err)}
 	}
 	t.idle = a.opts.Clock.Now()
 	// What the image was taken of cannot return to it, and holds all of its memory for itself.
@@ -665,7 +673,7 @@ func (a *Agent) build(as wire.Assignment) (*task, error) {
 		t.discard(first)
 		if first, err = t.make(ctx); err != nil {
 			t.retire()
-			return nil, fmt.Errorf("start a sandbox from the image: %w", err)
+			return nil, &startError{wrote.String(), fmt.Errorf("start a sandbox from the image: %w", err)}
 		}
 	}
 	if !t.put(first) {

@@ -165,6 +165,9 @@ func (s *services) Log(ctx context.Context, line guest.Line) {
 	if info, ok := guest.InfoOf(ctx); ok {
 		id = info.Invocation
 	}
+	if o := s.task.starting.Load(); o != nil {
+		o.add(line.Text)
+	}
 	s.task.agent.reports.offer(wire.Report{Kind: wire.ReportLog, Job: s.task.assigned.Job, Version: s.task.assigned.Version, Invocation: id,
 		Stream: line.Stream, Level: line.Level, Text: line.Text})
 }

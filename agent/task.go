@@ -38,6 +38,8 @@ type task struct {
 	filling atomic.Bool
 	used    atomic.Bool // since the last look
 	idle    time.Time   // since when it is not used; of the goroutine that looks
+
+	starting atomic.Pointer[startOutput] // while its first sandbox starts
 }
 
 // enter makes the caller a user of the task; false if it is over.

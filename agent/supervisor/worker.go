@@ -274,10 +274,14 @@ func (w *worker) report(ctx context.Context, r wire.Report) {
 	case wire.ReportStarted:
 		s.started(w, r)
 	case wire.ReportPrepared:
+		problem := sane(r.Problem)
+		if problem != nil { // it may have what the guest wrote
+			problem.Detail = w.store.redact(r.Job, problem.Detail)
+		}
 		s.mu.Lock()
 		p := s.prepared[r.ID]
 		if p != nil && p.worker == w {
-			p.finish(sane(r.Problem), false)
+			p.finish(problem, false)
 		}
 		s.mu.Unlock()
 	case wire.ReportLog:

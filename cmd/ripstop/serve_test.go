@@ -275,6 +275,26 @@ func saying(text string, more ...[]byte) []byte {
 	return m.Bytes()
 }
 
+// complaining is a command that writes text on its standard error, before it asks for anything, and traps.
+func complaining(text string) []byte {
+	m := w.Module{
+		Imports: []w.Import{{Module: "wasi_snapshot_preview1", Name: "fd_write", Type: w.Type{Params: []byte{w.I32, w.I32, w.I32, w.I32}, Results: []byte{w.I32}}}},
+		Funcs: []w.Func{{Name: "start", Export: "_start", Type: void, Body: w.Cat(
+			w.I32Const(0), w.I32Const(64), w.Store(0), w.I32Const(4), w.I32Const(int32(len(text))), w.Store(0),
+			w.I32Const(2), w.I32Const(0), w.I32Const(1), w.I32Const(8), w.Call(0), []byte{w.Drop, w.Unreachable})}},
+		Memory: []uint32{1}, Data: []w.Data{{Offset: 64, Bytes: []byte(text)}},
+	}
+	return m.Bytes()
+}
+
+func TestAModuleThatDoesNotStartIsRefusedWithWhatItWrote(t *testing.T) {
+	s := startServer(t)
+	status, b := s.tryDeploy("new", complaining("no database at FOO\nno hope"), "")
+	if status != 422 || !strings.Contains(string(b), "trap: unreachable") || !strings.Contains(string(b), `\nit had written:\n  no database at FOO\n  no hope`) {
+		t.Errorf("a deploy answers %d %s", status, b)
+	}
+}
+
 func looping() []byte { return command(w.Loop(w.Br(0))) }
 
 // loggingAndLooping is looping that says "go" on its standard error first, so that one can wait for it.
