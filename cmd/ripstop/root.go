@@ -43,10 +43,26 @@ func newRoot() *cobra.Command {
 		newWorkerCommand(),
 		newCompileCommand(),
 	)
+	root.InitDefaultHelpCmd()
 	for _, c := range root.Commands() {
+		if c.Name() == "help" {
+			refuseUnknownTopics(c)
+		}
 		markArgumentErrors(c)
 	}
 	return root
+}
+
+// refuseUnknownTopics has `ripstop help X` fail where there is no X: cobra's own prints a line among the help of all and exits 0.
+func refuseUnknownTopics(help *cobra.Command) {
+	show := help.Run
+	help.Run, help.RunE = nil, func(cmd *cobra.Command, args []string) error {
+		if _, _, err := cmd.Root().Find(args); err != nil {
+			return err
+		}
+		show(cmd, args)
+		return nil
+	}
 }
 
 // execute runs root with args and answers the exit code. An error is printed on stderr: as one line, or with --json as a document.
@@ -81,6 +97,12 @@ func execute(ctx context.Context, root *cobra.Command, args []string, stdin io.R
 	// Cobra's own "unknown command" has no type; everything else that is a usage error was marked where it arose.
 	if strings.HasPrefix(err.Error(), "unknown command ") {
 		code = exitUsage
+		// Cobra's guesses, if it has any, come on lines of their own.
+		what, guesses, guessed := strings.Cut(err.Error(), "\n\nDid you mean this?")
+		if guessed {
+			what += ": did you mean " + strings.Join(strings.Fields(guesses), ", ") + "?"
+		}
+		err = fmt.Errorf("%s; see `%s --help`", strings.TrimSpace(what), root.CommandPath())
 	}
 	tell(code, err)
 	return code

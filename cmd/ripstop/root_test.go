@@ -22,6 +22,9 @@ func ripstop(t *testing.T, stdin string, args ...string) (code int, stdout, stde
 func TestMistakesOnTheCommandLineExitWithTwo(t *testing.T) {
 	for name, args := range map[string][]string{
 		"an unknown verb":         {"explode"},
+		"a misspelled verb":       {"inspct"},
+		"a verb cut short":        {"re"},
+		"an unknown topic":        {"help", "explode"},
 		"an unknown flag":         {"version", "--loud"},
 		"an argument too many":    {"version", "now"},
 		"an unknown flag at root": {"--loud"},
@@ -34,7 +37,7 @@ func TestMistakesOnTheCommandLineExitWithTwo(t *testing.T) {
 			if stdout != "" {
 				t.Errorf("printed %q on stdout", stdout)
 			}
-			if !strings.HasPrefix(stderr, "ripstop: ") {
+			if !strings.HasPrefix(stderr, "ripstop: ") || !strings.HasSuffix(stderr, "--help`\n") || strings.Count(stderr, "\n") != 1 {
 				t.Errorf("said %q", stderr)
 			}
 		})
