@@ -558,6 +558,9 @@ func TestLogsOfOneInvocation(t *testing.T) {
 	if stdout != "" || stderr != "no lines of an invocation "+one+" among the last 5 of hello\n" {
 		t.Errorf("it says %q and %q", stdout, stderr)
 	}
+	if _, stderr = ok(t, "", "logs", "hello", "--invocation", "none"); stderr != "no lines of an invocation none among those that are kept of hello\n" {
+		t.Errorf("it says %q", stderr)
+	}
 }
 
 func TestFollowedTracesEndWithTheServer(t *testing.T) {
@@ -574,8 +577,11 @@ func TestFollowedTracesEndWithTheServer(t *testing.T) {
 			w.Hub.End()
 		}
 	}()
-	stdout, _ := ok(t, "", "trace", "hello")
+	stdout, stderr := ok(t, "", "trace", "hello")
 	golden(t, "trace", stdout)
+	if !strings.HasPrefix(stderr, "the server ended this: ") {
+		t.Errorf("it says %q", stderr)
+	}
 	stdout, _ = ok(t, "", "trace", "--json", "hello")
 	if !strings.Contains(stdout, `"record":{"time"`) || strings.Count(stdout, "\n") != 1 {
 		t.Errorf("trace --json says %q", stdout)

@@ -22,13 +22,13 @@ func newLogsCommand() *cobra.Command {
 		Use:   "logs JOB",
 		Short: "Show what a job's guests wrote and what happened to them",
 		Long: "Each line has the last 8 characters of its invocation's id. --invocation takes these or the whole id, as a response's\n" +
-			"Ripstop-Invocation and the error of a failed request name it.",
+			"Ripstop-Invocation and the error of a failed request name it. The server keeps a job's last 2000 lines, 1 MiB at most, until it stops.",
 		Example: "  ripstop logs hello\n  ripstop logs hello --invocation 1fb1477c\n  ripstop logs -f hello         # and what is to come\n  ripstop logs --tail 0 -f --json hello",
 		Args:    cobra.ExactArgs(1),
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what is to come, until Ctrl-C")
 	cmd.Flags().IntVarP(&tail, "tail", "n", 100, "how many recent lines to begin with, 0 to 10000")
-	cmd.Flags().StringVar(&invocation, "invocation", "", "only lines of this invocation, looked for in the last 10000 lines unless --tail says how many")
+	cmd.Flags().StringVar(&invocation, "invocation", "", "only lines of this invocation, of all lines that are kept unless --tail says how many")
 	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
 		if tail < 0 || tail > maxTail {
@@ -59,11 +59,23 @@ func newLogsCommand() *cobra.Command {
 			}
 			return nil
 		})
+		if err == nil && follow {
+			tellEnded(cmd)
+		}
 		if err == nil && invocation != "" && !found {
-			fmt.Fprintf(cmd.ErrOrStderr(), "no lines of an invocation %s among the last %d of %s\n", escapeLine(invocation), tail, escapeLine(args[0]))
+			among := "those that are kept"
+			if cmd.Flags().Changed("tail") {
+				among = fmt.Sprintf("the last %d", tail)
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "no lines of an invocation %s among %s of %s\n", escapeLine(invocation), among, escapeLine(args[0]))
 		}
 		return err
 	})
+}
+
+// tellEnded says that a server ended what goes on until Ctrl-C.
+func tellEnded(cmd *cobra.Command) {
+	fmt.Fprintln(cmd.ErrOrStderr(), "the server ended this: it stops, or lines came faster than they were read; what comes now is missed")
 }
 
 // shortID is an invocation's last 8 characters, its random part, which tells those of one screen apart.

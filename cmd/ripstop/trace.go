@@ -23,7 +23,7 @@ func newTraceCommand() *cobra.Command {
 	}
 	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
-		return c.Trace(cmd.Context(), args[0], func(l model.TraceLine) error {
+		err := c.Trace(cmd.Context(), args[0], func(l model.TraceLine) error {
 			if asJSON {
 				return printLine(cmd.OutOrStdout(), l)
 			}
@@ -34,5 +34,9 @@ func newTraceCommand() *cobra.Command {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s\n", l.Time.UTC().Format("15:04:05.000000"), shortID(l.Invocation), r.String())
 			return err
 		})
+		if err == nil {
+			tellEnded(cmd)
+		}
+		return err
 	})
 }
