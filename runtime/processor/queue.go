@@ -89,6 +89,7 @@ type account struct {
 	index   int     // in queue.ready, -1 outside
 	late    int     // in queue.late, -1 outside
 	limit   float64 // of queue.fluid: when patience is over
+	before  float64 // limit as it was when a run was given a token
 	order   uint64  // when it became ready
 	used    time.Duration
 	host    time.Duration
@@ -154,6 +155,7 @@ func (q *queue) arrive(r *Run, now time.Duration) (granted bool, victim *Run) {
 	behind := float64(lag*q.usual()) / a.weight
 	if a.active == 0 {
 		behind = float64(credit*q.slice) / a.weight
+		a.limit = q.patient(a)
 	}
 	a.virtual = max(a.virtual, q.virtual-behind)
 	q.moved(r.share)
@@ -178,15 +180,27 @@ func (q *queue) arrive(r *Run, now time.Duration) (granted bool, victim *Run) {
 	return true, victim
 }
 
+// begun is how many times a run that has lost its token after so short a time would go into a slice: it had hardly begun. Its share's patience goes
+// on as if it had waited, or those who come and go would give it tick after tick, each a turn that it has had.
+const begun = 8
+
 // again has a run that lost its token wait for another.
 func (q *queue) again(r *Run, now time.Duration) {
+	hardly := now-r.started < q.slice/begun
 	a := &r.share.account
 	a.virtual = max(a.virtual, q.virtual-float64(lag*q.usual())/a.weight)
 	q.moved(r.share)
 	q.join(a)
 	r.since = now
 	q.wait(r)
+	if hardly && a.before < a.limit {
+		a.limit = a.before
+		heap.Fix(&q.late, a.late)
+	}
 }
+
+// patient is when the patience of a share that waits from now on is over.
+func (q *queue) patient(a *account) float64 { return q.fluid + float64(patience*q.usual())/a.weight }
 
 // wait queues a run.
 func (q *queue) wait(r *Run) {
@@ -203,7 +217,7 @@ func (q *queue) wait(r *Run) {
 	}
 	q.arrived++
 	a.order = q.arrived
-	a.limit = q.fluid + float64(patience*q.usual())/a.weight
+	a.limit = q.patient(a)
 	heap.Push(&q.ready, r.share)
 	heap.Push(&q.late, r.share)
 }
@@ -239,6 +253,7 @@ func (q *queue) grant(r *Run, now time.Duration) {
 	a.waited += now - r.since
 	r.waited += now - r.since
 	a.grants++
+	a.before = a.limit
 	r.state = running
 	end := now + q.slice
 	if r.most > 0 {
@@ -307,7 +322,7 @@ func (q *queue) next(now time.Duration) *Run {
 	r.due = due
 	// The others of its share wait from now on.
 	if s.late >= 0 {
-		s.limit = q.fluid + float64(patience*q.usual())/s.weight
+		s.limit = q.patient(&s.account)
 		heap.Fix(&q.late, s.late)
 	}
 	return r

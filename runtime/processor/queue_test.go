@@ -147,3 +147,44 @@ func TestTheQueueKeepsItsInvariantsWhateverHappens(t *testing.T) {
 		})
 	})
 }
+
+// Newcomers begin at the front, and come one after another: each arrives a tick after the one before it has left, and takes the token of whoever has
+// just begun. For a job of little weight that was not its turn.
+func TestATickIsNotATurn(t *testing.T) {
+	const tick, slice, long = 50 * time.Microsecond, time.Millisecond, 3 * time.Second
+	q := &queue{slice: slice, long: 10, longs: 1, free: 1}
+	run := func(weight float64) *Run {
+		return &Run{share: &Share{account: account{weight: weight, index: -1, late: -1}}}
+	}
+	heavy, light := run(100), run(1)
+	q.arrive(heavy, 0)
+	q.arrive(light, 0)
+	var newcomer *Run
+	var leaves time.Duration
+	cut := 0
+	for now := tick; now < long; now += tick {
+		switch r := q.running[0]; {
+		case newcomer == nil:
+			newcomer, leaves = run(10), now+23*tick
+			if _, victim := q.arrive(newcomer, now); victim != nil {
+				q.turn(victim, now)
+				if victim == light {
+					cut++
+				}
+			}
+		case now >= leaves && newcomer == r:
+			q.stop(r, now, out)
+			q.next(now)
+			newcomer = nil
+		case now >= leaves:
+			q.leave(newcomer, now)
+			newcomer = nil
+		case now >= time.Duration(r.end.Load()):
+			q.turn(r, now)
+		}
+	}
+	// Its turn by weight comes every 111 slices, and is kept at least every fourth time.
+	if want := long / (111 * patience) * 9 / 10; light.share.used < want || cut == 0 {
+		t.Errorf("it had %v of %v and was cut short %d times, want %v", light.share.used, long, cut, want)
+	}
+}
