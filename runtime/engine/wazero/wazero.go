@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"math/rand"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/tetratelabs/wazero"
@@ -43,6 +45,9 @@ type Engine struct {
 	dir     string // of the cache
 	endless bool
 	random  *rand.Rand // wazero seeds a generator per instance without one; no guest sees it
+
+	seed  maphash.Seed
+	turns [16]sync.Mutex // to compile, by a hash of the module
 }
 
 // unwind is what ends a guest from within a host call: wazero returns it as it is, without building a backtrace.
@@ -56,7 +61,7 @@ func Open(ctx context.Context, t *hostcall.Table, opts Options) (*Engine, error)
 		cfg = wazero.NewRuntimeConfigInterpreter()
 	}
 	cfg = cfg.WithCloseOnContextDone(!opts.Endless).WithDebugInfoEnabled(false)
-	e := &Engine{endless: opts.Endless, random: rand.New(rand.NewSource(1)), dir: opts.CacheDir}
+	e := &Engine{endless: opts.Endless, random: rand.New(rand.NewSource(1)), dir: opts.CacheDir, seed: maphash.MakeSeed()}
 	if opts.CacheDir != "" {
 		cache, err := wazero.NewCompilationCacheWithDir(opts.CacheDir)
 		if err != nil {
@@ -143,8 +148,12 @@ func (e *Engine) Compile(ctx context.Context, wasm []byte) (engine.Module, error
 	return &module{engine: e, code: c}, nil
 }
 
-// compile turns a panic of the compiler, whose input is anybody's, into a refusal of the module.
+// compile turns a panic of the compiler, whose input is anybody's, into a refusal of the module. The same module is compiled by one at a time: of code
+// that it finds in its cache, wazero tells others before it is whole. That may be two jobs' modules, which differed in what an image has of them.
 func (e *Engine) compile(ctx context.Context, wasm []byte) (c wazero.CompiledModule, err error) {
+	turn := &e.turns[maphash.Bytes(e.seed, wasm)%uint64(len(e.turns))]
+	turn.Lock()
+	defer turn.Unlock()
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("the compiler failed: %.200s", fmt.Sprint(p))
