@@ -208,8 +208,15 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 			err = fmt.Errorf("start a sandbox: %w", err)
 			return
 		}
+		served := false
+		defer func() {
+			if !served {
+				t.lose()
+			}
+		}()
 		result, err = m.sandbox.ServeInTurn(ctx, w, r, info, &turn)
 		a.opts.Recorder.CPU(ctx, name, result.CPU)
+		served = true
 		t.back(m, err == nil && result.Reusable)
 	})
 	if result.LogDropped > 0 {

@@ -141,6 +141,12 @@ func (t *task) back(m made, reusable bool) {
 	}
 }
 
+// lose ends what take began for a sandbox that a panic of ours left as nobody knows: its guest may still run, so that it is not even closed.
+func (t *task) lose() {
+	t.pool.end()
+	t.pool.alive.Add(-1)
+}
+
 // put has a sandbox wait; false if it must not.
 func (t *task) put(m made) bool {
 	if t.retired.Load() || !t.pool.push(m) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -118,6 +119,12 @@ func (p *parking) start(ctx context.Context, vm *runtime.Sandbox) error {
 	p.ctx = newRelay(ctx)
 	go func() {
 		defer close(p.ended)
+		defer func() {
+			// Nobody else recovers it here, and it would end every other guest, too.
+			if v := recover(); v != nil {
+				p.err = fmt.Errorf("%w: %v\n%s", hostcall.ErrHost, v, debug.Stack())
+			}
+		}()
 		if p.run != nil {
 			p.run.Patient(true) // a request is to be served in this goroutine
 		}

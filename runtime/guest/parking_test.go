@@ -371,3 +371,12 @@ func TestAPolicyStopsAStartAsItDoesAnInvocation(t *testing.T) {
 	}
 	noRuns(t)
 }
+
+// A run has a goroutine of its own, where a panic that nobody recovers would end all guests.
+func TestAPanicBeforeARequestIsAnErrorOfOneRun(t *testing.T) {
+	p := newParking(nil, new(sync.Mutex), false)
+	if err := p.start(t.Context(), nil); !errors.Is(err, hostcall.ErrHost) || !strings.Contains(err.Error(), "nil pointer") { // there is no sandbox
+		t.Errorf("it failed with %v", err)
+	}
+	noRuns(t)
+}
