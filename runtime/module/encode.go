@@ -145,12 +145,7 @@ func (in *Instruction) Append(dst []byte) []byte {
 	case immBlock:
 		dst = AppendInt(dst, in.Block)
 	case immTable:
-		dst = binary.AppendUvarint(dst, uint64(in.Labels))
-		pos := 0
-		for range in.Labels {
-			dst = binary.AppendUvarint(dst, uint64(in.Label(&pos)))
-		}
-		dst = binary.AppendUvarint(dst, in.A)
+		dst = in.appendLabels(dst, func(l uint32) uint32 { return l })
 	case immTypes:
 		dst = append(dst, 1, byte(in.A))
 	case immMemory:
@@ -171,6 +166,20 @@ func (in *Instruction) Append(dst []byte) []byte {
 		dst = append(dst, byte(in.A))
 	}
 	return dst
+}
+
+// AppendLabels encodes a br_table with label l as to(l).
+func (in *Instruction) AppendLabels(dst []byte, to func(uint32) uint32) []byte {
+	return in.appendLabels(append(dst, byte(in.Op)), to)
+}
+
+func (in *Instruction) appendLabels(dst []byte, to func(uint32) uint32) []byte {
+	dst = binary.AppendUvarint(dst, uint64(in.Labels))
+	pos := 0
+	for range in.Labels {
+		dst = binary.AppendUvarint(dst, uint64(to(in.Label(&pos))))
+	}
+	return binary.AppendUvarint(dst, uint64(to(uint32(in.A))))
 }
 
 // FunctionName is a name for a function.

@@ -4,7 +4,7 @@ import "github.com/ripstop-vm/ripstop/runtime/module"
 
 // Version changes whenever a translation of the same module would differ: caches of translated or compiled code, and
 // everything that compares fuel, are keyed by it.
-const Version = 1
+const Version = 2
 
 const (
 	entryCost = 3 // of being called, besides what the call itself costs

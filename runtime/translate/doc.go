@@ -15,7 +15,7 @@
 //
 // The charge itself never ends a guest. It is checked, and the imported function TickName called if the fuel is below zero:
 //
-//   - at the head of each loop, in each turn;
+//   - at the head of each loop, in each turn, where the call itself is outside of the loop if no other is within;
 //   - at the entry of each function that calls functions of the module or through a table;
 //   - wherever otherwise more than 4,096 fuel could go by without a check, or more than 128 after a call.
 //

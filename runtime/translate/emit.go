@@ -90,12 +90,15 @@ type function struct {
 	frame   int64    // bytes
 	since   uint32   // fuel charged on the longest way from the last check to here
 	labels  []label
+	apart   int // loops so far whose check is apart
 }
 
 // label is an open block: how much fuel was charged on the longest way to its end, and before it.
 type label struct {
 	op            module.Opcode
 	since, before uint32
+	extra         int    // blocks that were added around it and those around it
+	refund        uint32 // of a loop whose check is apart: what its head charges; 0 of others
 }
 
 // Bytes of a frame: what engines keep for each, and for each value in it.
@@ -108,7 +111,7 @@ const (
 
 // write translates a function whose analysis is a.
 func (f *function) write(body *module.Body, a *analysis, t module.FuncType, values uint64) {
-	f.out, f.regions, f.labels = append(f.out[:0], body.Locals...), a.regions, f.labels[:0]
+	f.out, f.regions, f.labels, f.apart = append(f.out[:0], body.Locals...), a.regions, f.labels[:0], 0
 	f.frame = frameBytes + valueBytes*int64(values+uint64(a.highest))
 	f.tracked = a.calls || f.frame > largeFrame
 
@@ -136,15 +139,105 @@ func (f *function) write(body *module.Body, a *analysis, t module.FuncType, valu
 	}
 }
 
+// head is the region of the loop that begins at offset at, or nil if there is none because the loop cannot be reached.
+func (f *function) head(at int) *region {
+	if len(f.regions) > 0 && f.regions[0].at == at && f.regions[0].loop {
+		return &f.regions[0]
+	}
+	return nil
+}
+
 func (f *function) charge(r *region) {
 	if r.cost == 0 {
 		return
 	}
 	f.out.add(f.fuel, -int64(r.cost))
-	if f.since += r.cost; r.loop || f.since > checkEvery {
-		f.out.check(&f.added, false)
-		f.since = 0
+	if f.since += r.cost; !r.loop && f.since <= checkEvery {
+		return
 	}
+	f.since = 0
+	if n := len(f.labels); r.loop && n > 0 && f.labels[n-1].refund > 0 {
+		f.out.index(module.OpGlobalGet, f.fuel)
+		f.out.i64(0)
+		f.out.op(opI64LtS)
+		f.out.index(module.OpBrIf, 1)
+		return
+	}
+	f.out.check(&f.added, false)
+}
+
+// A loop without others in it calls the host from outside of it:
+//
+//	block $done t
+//	  loop $again t
+//	    block $tick
+//	      loop t
+//	        (charge; if the fuel is below zero, branch to $tick)
+//	        ...
+//	      end
+//	      br $done
+//	    end
+//	    (call the host; give back what the head charged, which charges again)
+//	    br $again
+//	  end
+//	end
+//
+// Engines keep values in memory for the sake of a call, and fetch them again on every way on from it. With the call in the loop this is in
+// each turn: wazero lost the register from which it addresses the fuel, and a processor that follows values through memory by
+// register and offset could no longer.
+
+const (
+	apartBlocks = 3 // more around such a loop
+	// maxApart bounds such loops in a function, so that its blocks stay about as many as they were: engines take time by their square.
+	maxApart = 100
+)
+
+// loop begins a loop of type t that is charged by r.
+func (f *function) loop(t int64, r *region) {
+	l := f.opened(module.OpLoop)
+	if r.apart && f.apart < maxApart {
+		f.apart++
+		l.extra += apartBlocks
+		l.refund = r.cost
+		f.out.block(module.OpBlock, t)
+		f.out.block(module.OpLoop, t)
+		f.out.block(module.OpBlock, module.BlockEmpty)
+	}
+	f.labels = append(f.labels, l)
+	f.out.block(module.OpLoop, t)
+}
+
+// turned ends such a loop, after its own end.
+func (f *function) turned(refund uint32) {
+	f.out.index(module.OpBr, 2)
+	f.out.op(module.OpEnd)
+	f.out.index(module.OpCall, f.check)
+	f.out.add(f.fuel, int64(refund))
+	f.out.index(module.OpBr, 0)
+	f.out.op(module.OpEnd)
+	f.out.op(module.OpEnd)
+}
+
+// opened is the label of a block that begins here.
+func (f *function) opened(op module.Opcode) label {
+	l := label{op: op, before: f.since}
+	if n := len(f.labels); n > 0 {
+		l.extra = f.labels[n-1].extra
+	}
+	return l
+}
+
+// target is what a label of the original is called here: there are more blocks between here and its own.
+func (f *function) target(to uint32) uint32 {
+	n := len(f.labels)
+	if n == 0 {
+		return to
+	}
+	extra := f.labels[n-1].extra
+	if int64(to) < int64(n) {
+		extra -= f.labels[n-1-int(to)].extra
+	}
+	return to + uint32(extra)
 }
 
 // branch notes a way to a label.
@@ -163,8 +256,14 @@ func (f *function) called() { f.since = max(f.since, checkEvery-returnCost) }
 func (f *function) instruction(it *module.Instructions) {
 	in := &it.Instruction
 	switch in.Op {
-	case module.OpBlock, module.OpLoop, module.OpIf:
-		f.labels = append(f.labels, label{op: in.Op, before: f.since})
+	case module.OpLoop:
+		if r := f.head(in.End); r != nil {
+			f.loop(in.Block, r)
+			return
+		}
+		f.labels = append(f.labels, f.opened(in.Op))
+	case module.OpBlock, module.OpIf:
+		f.labels = append(f.labels, f.opened(in.Op))
 	case module.OpElse:
 		l := &f.labels[len(f.labels)-1]
 		l.op, l.since = module.OpElse, max(l.since, f.since)
@@ -182,17 +281,26 @@ func (f *function) instruction(it *module.Instructions) {
 		if f.since = max(f.since, l.since); l.op == module.OpIf {
 			f.since = max(f.since, l.before)
 		}
+		if l.refund > 0 {
+			f.out.op(module.OpEnd)
+			f.turned(l.refund)
+			return
+		}
 	case module.OpBr, module.OpBrIf:
 		f.branch(in.A)
+		f.out.index(in.Op, f.target(uint32(in.A)))
+		return
 	case module.OpBrTable:
 		pos := 0
 		for range in.Labels {
 			f.branch(uint64(in.Label(&pos)))
 		}
 		f.branch(in.A)
+		f.out = in.AppendLabels(f.out, f.target)
+		return
 	case module.OpReturn:
 		if f.tracked {
-			f.out.index(module.OpBr, uint32(it.Depth-1))
+			f.out.index(module.OpBr, f.target(uint32(it.Depth-1)))
 			return
 		}
 	case module.OpCall:

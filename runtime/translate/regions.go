@@ -11,9 +11,10 @@ import (
 // fuel is charged at once, at its beginning. It grows past blocks and branches that nothing leaves: what follows an if or a
 // loop belongs to what came before it.
 type region struct {
-	at   int // offset of the instruction before which it is charged
-	cost uint32
-	loop bool // at a loop's head
+	at    int // offset of the instruction before which it is charged
+	cost  uint32
+	loop  bool // at a loop's head
+	apart bool // of such a loop: the host can be called outside of it
 
 	calls int    // how many calls there were in the function when it began
 	seen  int    // the same when it last grew
@@ -29,6 +30,7 @@ type frame struct {
 	outward         int // the outermost frame that a branch from within leads to
 	dead            bool
 	born            bool // it was dead from the beginning
+	turns           bool // there is a loop in it
 	fork            int  // of an if: the region that the condition belongs to; -1 if nothing may be moved there
 	first, second   int  // of an if: the regions that its arms begin with
 }
@@ -310,6 +312,10 @@ func (a *analysis) close(in *module.Instruction) error {
 		return nil
 	}
 	f := a.top()
+	f.turns = f.turns || c.turns || c.op == module.OpLoop
+	if c.op == module.OpLoop && !c.born {
+		a.regions[c.first].apart = !c.turns && c.params == 0
+	}
 	if f.dead {
 		return nil
 	}
