@@ -2,9 +2,9 @@ package engine
 
 import "unicode/utf8"
 
-// MaxTable is how many elements the tables of a module may grow to, together: 8 MiB of them. Engines allocate whatever table.grow
+// MaxTable is how many elements the tables of a module may grow to, together: 256 KiB of them. Engines allocate whatever table.grow
 // asks for.
-const MaxTable = 1 << 20
+const MaxTable = 1 << 15
 
 // Bounds of what a trap tells. Names are the guest's, and as long as it likes.
 const (

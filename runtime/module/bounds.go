@@ -17,7 +17,7 @@ type Bounds struct {
 	Elements     int // element segments [100,000]
 	DataSegments int // [200,000]
 
-	TableElements  uint64 // minima of all tables together [1,000,000]
+	TableElements  uint64 // minima of all tables together [262,144]; engines make a table in one go
 	ElementEntries int    // entries of all element segments together [1,000,000]
 	MemoryPages    uint64 // a memory's minimum, in pages of 64 KiB [65,536]
 	Values         int    // parameters and results of a type together [1,000]
@@ -48,7 +48,7 @@ func (b Bounds) Filled() Bounds {
 	fill(&b.Tables, 64)
 	fill(&b.Elements, 100_000)
 	fill(&b.DataSegments, 200_000)
-	fill(&b.TableElements, 1_000_000)
+	fill(&b.TableElements, 1<<18)
 	fill(&b.ElementEntries, 1_000_000)
 	fill(&b.MemoryPages, maxPages)
 	fill(&b.Values, 1000)

@@ -62,7 +62,7 @@ func newWasmtime(t testing.TB, features api.CoreFeatures, translated bool, depth
 	c.SetWasmGC(false)
 	c.SetNativeUnwindInfo(false)
 	c.SetParallelCompilation(false)
-	m := &wasmtimeMachine{t: t, translated: translated, options: translate.Options{Depth: depth}, engine: wt.NewEngineWithConfig(c), most: 1 << 40}
+	m := &wasmtimeMachine{t: t, translated: translated, options: translate.Options{Depth: depth, TableElements: 1 << 20}, engine: wt.NewEngineWithConfig(c), most: 1 << 40}
 	m.store, m.linker = wt.NewStore(m.engine), wt.NewLinker(m.engine)
 	m.linker.AllowShadowing(true)
 	if err := m.linker.FuncWrap("env", "mix", func(n int32) int32 { return int32(mix(uint32(n))) }); err != nil {

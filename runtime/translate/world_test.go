@@ -75,7 +75,7 @@ func newWorld(t testing.TB, k kind, features api.CoreFeatures) *world {
 		cfg = wazero.NewRuntimeConfigInterpreter()
 	}
 	ctx := context.Background()
-	w := &world{kind: k, t: t, r: wazero.NewRuntimeWithConfig(ctx, cfg.WithCoreFeatures(features)), budget: 1 << 40, options: translate.Options{Depth: k.depth()}}
+	w := &world{kind: k, t: t, r: wazero.NewRuntimeWithConfig(ctx, cfg.WithCoreFeatures(features)), budget: 1 << 40, options: translate.Options{Depth: k.depth(), TableElements: 1 << 20}}
 	tick := func(_ context.Context, caller api.Module, stack []uint64) {
 		w.ticks++
 		if w.onTick != nil {
