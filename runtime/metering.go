@@ -94,9 +94,14 @@ func (s *Sandbox) meter(ctx context.Context, opts *SandboxOptions) error {
 		for to, from := memory[e.Offset:], e.Bytes; len(from) > 0; {
 			n := copy(to, from[:min(len(from), copiedAtOnce)])
 			to, from = to[n:], from[n:]
-			if copied += n + segmentCost; copied >= copiedAtOnce {
-				copied = 0
+			if copied += n + segmentCost; copied < copiedAtOnce {
+				continue
+			}
+			copied = 0
+			if m.run == nil {
 				courtesy.Yield()
+			} else if err := m.run.Tick(ctx); err != nil {
+				return errors.Join(turnOver(err), s.Close())
 			}
 		}
 	}
