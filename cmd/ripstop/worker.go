@@ -159,16 +159,16 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	return errors.Join(failed, tel.Shutdown(flush), a.Close())
 }
 
-// processors has guests run on as many Ps as there are cores, or as the process may use of them. GOMAXPROCS is that twice, and one more: a guest
-// that lost its turn goes on up to its next tick, which takes a while where the kernel runs others first, and what is left keeps Go's scheduler
-// looking after the network. What the environment says stays, as far as guests can run at all. Guests that compute for long do so behind requests;
+// processors has guests run on as many Ps as there are cores, or as the process may use of them. GOMAXPROCS is one more, which keeps Go's scheduler
+// looking after the network; and that twice and one more while there are long runs: a guest that lost its turn goes on up to its next tick, which takes
+// a while where the kernel runs others first. What the environment says stays, as far as guests can run at all. Guests that compute for long do so behind requests;
 // where the priority of threads cannot be lowered, they leave one core to others instead. apart is nil unless a thread that was lowered has to end with
 // its goroutine, and reports whether the calling one has to.
 func processors(log *slog.Logger) (shared *processor.Processor, apart func() bool, err error) {
 	procs := goruntime.GOMAXPROCS(0)
-	tokens := procs
+	tokens, most := procs, 0
 	if os.Getenv("GOMAXPROCS") == "" {
-		procs = 2*tokens + 1
+		procs, most = tokens+1, 2*tokens+1
 	} else {
 		if procs < 2 {
 			log.Warn("guests cannot run with GOMAXPROCS=1: it is 2")
@@ -176,16 +176,17 @@ func processors(log *slog.Logger) (shared *processor.Processor, apart func() boo
 		procs = max(procs, 2)
 		tokens = max(procs/2, 1)
 	}
-	goruntime.GOMAXPROCS(procs)
 	threads, err := processor.OpenThreads()
 	if err != nil {
 		log.Info("guests that compute for long run on one core fewer", "reason", err)
+		goruntime.GOMAXPROCS(max(procs, most))
 		shared, err = processor.New(processor.Options{Tokens: tokens, Longs: max(tokens-1, 1)})
 		return shared, nil, err
 	}
+	goruntime.GOMAXPROCS(procs)
 	var lowered sync.Once // it is said once: a failure repeats itself
 	shared, err = processor.New(processor.Options{
-		Tokens: tokens, Undone: threads.Raises(),
+		Tokens: tokens, Procs: most, Undone: threads.Raises(),
 		OnLong: func() bool {
 			err := threads.Lower()
 			if err != nil {
@@ -195,6 +196,7 @@ func processors(log *slog.Logger) (shared *processor.Processor, apart func() boo
 		},
 		OnLongEnd: func() { threads.Raise() },
 		Yield:     processor.Yield,
+		Computed:  processor.Computed,
 	})
 	if !threads.Raises() {
 		apart = threads.Lowered

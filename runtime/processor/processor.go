@@ -34,12 +34,17 @@ type Options struct {
 	// OnLongEnd is called once for each such OnLong when its run leaves, by the goroutine that has it leave, which holds no token any more;
 	// it is the same if who runs a guest also leaves. Threads.Raise is meant for it. May be nil.
 	OnLongEnd func()
+	// Computed is the calling thread and the processor time that it has used. A run whose time was mostly spent by others, which the kernel ran
+	// instead, is not long yet. Computed is meant for it; nil means that all time counts, and so it does for a thread 0.
+	Computed func() (thread int, used time.Duration)
 	// Yield is called ten times a slice by each run that goes on, without the processor's lock: threads that the kernel should run before that may
 	// wait until it looks. Yield is meant for it. May be nil.
 	Yield func()
 	// Undone says that OnLongEnd takes back what OnLong did. It is called when a long run blocks as well then, and OnLong when that goes on to compute.
 	Undone bool
-	Clock  clock.Clock // nil means the system clock
+	// Procs is GOMAXPROCS while runs are long, from before OnLong until a second after the last OnLongEnd; 0, or fewer than it is, leaves it as it is.
+	Procs int
+	Clock clock.Clock // nil means the system clock
 }
 
 // Processor hands out tokens. Its methods are safe for concurrent use.
@@ -47,8 +52,11 @@ type Processor struct {
 	onLong    func() bool
 	onLongEnd func()
 	yield     func()
+	computed  func() (int, time.Duration)
 	undone    bool
 	now       func() time.Duration
+	tokens    int
+	spare     spare
 
 	mu     sync.Mutex
 	queue  queue
@@ -73,6 +81,9 @@ func New(opts Options) (*Processor, error) {
 	} else if opts.Slice == 0 {
 		opts.Slice = time.Millisecond
 	}
+	if opts.Procs < 0 {
+		errs = append(errs, fmt.Errorf("%d Ps", opts.Procs))
+	}
 	if opts.Long < 0 {
 		errs = append(errs, fmt.Errorf("runs are long after %d slices", opts.Long))
 	} else if opts.Long == 0 {
@@ -87,10 +98,17 @@ func New(opts Options) (*Processor, error) {
 		return nil, fmt.Errorf("processor options: %w", errors.Join(errs...))
 	}
 	p := &Processor{
-		onLong: opts.OnLong, onLongEnd: opts.OnLongEnd, yield: opts.Yield, undone: opts.Undone, now: clock.Elapsed, shares: map[string]*Share{},
-		queue: queue{slice: opts.Slice, long: opts.Long, longs: opts.Longs, free: opts.Tokens, overlap: min(procs-1-opts.Tokens, opts.Tokens), running: make([]*Run, 0, opts.Tokens)},
+		onLong: opts.OnLong, onLongEnd: opts.OnLongEnd, yield: opts.Yield, computed: opts.Computed, undone: opts.Undone, now: clock.Elapsed, shares: map[string]*Share{},
+		queue:  queue{slice: opts.Slice, long: opts.Long, longs: opts.Longs, free: opts.Tokens, running: make([]*Run, 0, opts.Tokens)},
+		tokens: opts.Tokens,
+	}
+	p.overlap(procs)
+	p.spare = spare{p: p, clock: clock.System}
+	if opts.Procs > procs {
+		p.spare.most = opts.Procs
 	}
 	if opts.Clock != nil {
+		p.spare.clock = opts.Clock
 		began := opts.Clock.Now()
 		p.now = func() time.Duration { return opts.Clock.Now().Sub(began) }
 	}
@@ -208,6 +226,10 @@ type Run struct {
 	yields time.Duration // when Yield is due
 	ticked time.Duration // when it went on after its last Tick, or began
 	took   time.Duration // how long the last Tick was after that
+	// Of a run that is due to be long, if Options.Computed is there: what it was when the slice began, and what the run computed in such slices.
+	thread   int
+	usedThen time.Duration
+	computed time.Duration
 }
 
 // Run makes a run of the share, outside of it.
@@ -251,6 +273,7 @@ func (r *Run) Enter(ctx context.Context) error {
 		return ErrEntered
 	}
 	r.old, r.used, r.waited, r.asked = false, 0, 0, false
+	r.thread, r.computed = 0, 0
 	return r.arriveLocked(ctx, now)
 }
 
@@ -335,6 +358,7 @@ func (r *Run) Tick(ctx context.Context) error {
 	if int64(now) < r.end.Load() && !r.preempt.Load() {
 		return nil
 	}
+	r.measure(now)
 	p.mu.Lock()
 	if r.evicted {
 		r.seenLocked()
@@ -374,11 +398,33 @@ func (r *Run) longLocked() bool {
 	return r.old && !r.asked && (!r.patient || r.used >= patienceTimes*time.Duration(r.share.p.queue.long)*r.share.p.queue.slice)
 }
 
+// measure adds what the run computed in the slice that ends now, if it is due to be long.
+func (r *Run) measure(now time.Duration) {
+	if r.thread == 0 {
+		return
+	}
+	thread, used := r.share.p.computed()
+	if thread == r.thread {
+		r.computed += used - r.usedThen
+	} else {
+		r.computed += now - time.Duration(r.end.Load()) + r.share.p.queue.slice // nobody knows
+	}
+	r.thread = 0
+}
+
 // lower calls OnLong if it is due.
 func (r *Run) lower(due bool) {
 	if p := r.share.p; due && p.onLong != nil {
+		if p.computed != nil && r.computed < p.queue.slice/2 {
+			if r.thread, r.usedThen = p.computed(); r.thread != 0 {
+				return
+			}
+		}
 		r.asked = true
-		r.told = p.onLong()
+		p.spare.begin()
+		if r.told = p.onLong(); !r.told {
+			p.spare.end()
+		}
 	}
 }
 
@@ -425,6 +471,7 @@ func (r *Run) endLong() {
 		if r.told = false; r.share.p.onLongEnd != nil {
 			r.share.p.onLongEnd()
 		}
+		r.share.p.spare.end()
 	}
 }
 

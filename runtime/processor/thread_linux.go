@@ -5,6 +5,7 @@ import (
 	"fmt"
 	goruntime "runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,8 @@ import (
 type Threads struct {
 	normal, low int
 	raises      bool
+
+	some atomic.Bool // lowered is not empty, or was not lately
 
 	mu      sync.Mutex
 	lowered map[int]bool // by ID, the threads that are, and maybe some that have ended
@@ -105,6 +108,7 @@ func (t *Threads) add(id int) (added bool, err error) {
 		return false, errLowered
 	}
 	t.lowered[id] = true
+	t.some.Store(true)
 	return true, nil
 }
 
@@ -112,6 +116,7 @@ func (t *Threads) remove(id int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.lowered, id)
+	t.some.Store(len(t.lowered) > 0)
 }
 
 // forgetLocked forgets the threads that have ended. Go does not tell when one does, which is some time after its goroutine.
@@ -121,6 +126,7 @@ func (t *Threads) forgetLocked() {
 			delete(t.lowered, id)
 		}
 	}
+	t.some.Store(len(t.lowered) > 0)
 }
 
 // Raise ends what Lower did, by the same goroutine, and reports whether it could: else the goroutine keeps its thread, which ends with it, and
@@ -136,6 +142,9 @@ func (t *Threads) Raise() bool {
 
 // Lowered reports whether the calling goroutine's thread was lowered and not raised again.
 func (t *Threads) Lowered() bool {
+	if !t.some.Load() {
+		return false // nobody is
+	}
 	own, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
 	return err != nil || 20-own >= t.low
 }
@@ -144,6 +153,15 @@ func (t *Threads) Lowered() bool {
 // it leaves everything as it is if a thread that has just gone to sleep would be next (DELAY_DEQUEUE in kernel/sched/features.h), and looks again at
 // its own clock's next tick, which may be four milliseconds.
 func Yield() { _, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+
+// Computed is the calling thread's ID, and the processor time that it has used.
+func Computed() (thread int, used time.Duration) {
+	var t unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t) != nil {
+		return 0, 0
+	}
+	return unix.Gettid(), time.Duration(t.Nano())
+}
 
 // slice is what threads ask the kernel for: about as long as a run goes on between two Yields, each of which gives up what is left of it.
 const slice = 100 * time.Microsecond

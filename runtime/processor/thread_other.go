@@ -5,6 +5,7 @@ package processor
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Threads lowers and raises the priority of threads. There are none but on Linux.
@@ -29,6 +30,9 @@ func (*Threads) Raise() bool { return false }
 
 // Lowered is false.
 func (*Threads) Lowered() bool { return false }
+
+// Computed knows no thread.
+func Computed() (thread int, used time.Duration) { return 0, 0 }
 
 // Yield does nothing.
 func Yield() {}

@@ -1,0 +1,94 @@
+package processor
+
+import (
+	"context"
+	goruntime "runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestThereAreMorePsWhileRunsAreLong(t *testing.T) {
+	usual := goruntime.GOMAXPROCS(3)
+	defer goruntime.GOMAXPROCS(usual)
+	synctest.Test(t, func(t *testing.T) {
+		answer, seen := true, 0
+		p := newProcessor(t, Options{Tokens: 2, Long: 3, Procs: 5, OnLong: func() bool { seen = goruntime.GOMAXPROCS(0); return answer }, OnLongEnd: func() {}})
+		overlap := func() int {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.queue.overlap
+		}
+		run := func(d time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			_ = compute(ctx, p.Job("job", 1).Run()) // ends with ctx
+		}
+		is := func(when string, procs, losers int) {
+			t.Helper()
+			if n := goruntime.GOMAXPROCS(0); n != procs || overlap() != losers {
+				t.Errorf("%s: GOMAXPROCS is %d, and %d may lose their token before they know", when, n, overlap())
+			}
+		}
+		is("at first", 3, 0)
+		run(2 * time.Millisecond)
+		is("after a short run", 3, 0)
+		run(20 * time.Millisecond)
+		if seen != 5 {
+			t.Errorf("GOMAXPROCS was %d when a run became long", seen)
+		}
+		is("after a long run", 5, 2)
+		time.Sleep(900 * time.Millisecond)
+		run(20 * time.Millisecond)
+		time.Sleep(900 * time.Millisecond)
+		is("900 ms after the last one", 5, 2)
+		time.Sleep(300 * time.Millisecond)
+		is("after more than a second", 3, 0)
+		go run(3 * time.Second)
+		time.Sleep(2900 * time.Millisecond)
+		is("while one goes on", 5, 2)
+		time.Sleep(2 * time.Second)
+		is("after that", 3, 0)
+		answer = false
+		run(20 * time.Millisecond)
+		time.Sleep(2 * time.Second)
+		is("after one that could not be lowered", 3, 0)
+		p.check(t, 2)
+	})
+	if _, err := New(Options{Procs: -1}); err == nil {
+		t.Error("fewer Ps than none")
+	}
+}
+
+func TestARunIsLongOnceItHasComputed(t *testing.T) {
+	procs(t, 2)
+	for name, c := range map[string]struct {
+		computed func(calls int) (int, time.Duration)
+		long     bool
+	}{
+		"it computes":                 {func(int) (int, time.Duration) { return 1, time.Duration(time.Now().UnixNano()) }, true},
+		"a third of the time":         {func(int) (int, time.Duration) { return 1, time.Duration(time.Now().UnixNano()) / 3 }, true},
+		"others have the core":        {func(int) (int, time.Duration) { return 1, time.Hour }, false},
+		"from thread to thread":       {func(calls int) (int, time.Duration) { return calls, time.Hour }, true},
+		"the system does not tell":    {func(int) (int, time.Duration) { return 0, 0 }, true},
+		"it did, then others have it": {func(calls int) (int, time.Duration) { return 1, time.Duration(min(calls, 2)) * time.Millisecond }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				told, calls := 0, 0
+				p := newProcessor(t, Options{Tokens: 1, Long: 3, OnLong: func() bool { told++; return true },
+					Computed: func() (int, time.Duration) { calls++; return c.computed(calls) }})
+				r := p.Job("job", 1).Run()
+				for i := range 2 {
+					ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+					_ = compute(ctx, r) // ends with ctx
+					cancel()
+					if c.long && told != i+1 || !c.long && told > 0 {
+						t.Errorf("run %d: told %d times after %d looks", i, told, calls)
+					}
+					calls = 0
+				}
+			})
+		})
+	}
+}
