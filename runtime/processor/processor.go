@@ -42,7 +42,8 @@ type Options struct {
 	Yield func()
 	// Undone says that OnLongEnd takes back what OnLong did. It is called when a long run blocks as well then, and OnLong when that goes on to compute.
 	Undone bool
-	// Procs is GOMAXPROCS while runs are long, from before OnLong until a second after the last OnLongEnd; 0, or fewer than it is, leaves it as it is.
+	// Procs is GOMAXPROCS while runs are long, from before OnLong, which waits for that, until a second after the last OnLongEnd; 0, or fewer than it
+	// is, leaves it as it is.
 	Procs int
 	Clock clock.Clock // nil means the system clock
 }
@@ -103,7 +104,7 @@ func New(opts Options) (*Processor, error) {
 		tokens: opts.Tokens,
 	}
 	p.overlap(procs)
-	p.spare = spare{p: p, clock: clock.System}
+	p.spare = spare{p: p, clock: clock.System, set: goruntime.GOMAXPROCS}
 	if opts.Procs > procs {
 		p.spare.most = opts.Procs
 	}
@@ -420,8 +421,10 @@ func (r *Run) lower(due bool) {
 				return
 			}
 		}
+		if !p.spare.begin() {
+			return
+		}
 		r.asked = true
-		p.spare.begin()
 		if r.told = p.onLong(); !r.told {
 			p.spare.end()
 		}

@@ -1,7 +1,6 @@
 package processor
 
 import (
-	goruntime "runtime"
 	"sync"
 	"time"
 
@@ -17,29 +16,44 @@ const spareFor = time.Second
 type spare struct {
 	p     *Processor
 	clock clock.Clock
-	most  int // GOMAXPROCS meanwhile; 0: it stays as it is
+	most  int                          // GOMAXPROCS meanwhile; 0: it stays as it is
+	set   func(procs int) (before int) // GOMAXPROCS of the runtime
 
-	mu     sync.Mutex // taken before the processor's
-	long   int        // runs
-	raised bool
-	usual  int       // GOMAXPROCS otherwise
-	until  time.Time // raised, if long is 0
+	mu       sync.Mutex // taken before the processor's
+	long     int        // runs
+	raised   bool
+	changing bool      // GOMAXPROCS is about to change, by another goroutine, without mu
+	usual    int       // GOMAXPROCS otherwise
+	until    time.Time // raised, if long is 0
 }
 
-// begin notes a run that is about to be long.
-func (s *spare) begin() {
+// begin notes a run that is about to be long, unless GOMAXPROCS has to be raised first: then it has that done, and the run is not long yet. Changing it
+// waits for a garbage collection to end, and the run that called has a token that others could use.
+func (s *spare) begin() bool {
 	if s.most == 0 {
-		return
+		return true
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.long++
-	if s.raised {
-		return
+	if s.raised && !s.changing {
+		s.long++
+		return true
 	}
-	s.raised = true
-	s.usual = goruntime.GOMAXPROCS(max(s.most, goruntime.GOMAXPROCS(0)))
+	if !s.changing {
+		s.changing = true
+		go s.raise()
+	}
+	return false
+}
+
+// raise raises GOMAXPROCS, for a run that is long soon.
+func (s *spare) raise() {
+	usual := s.set(max(s.most, s.set(0)))
 	s.p.overlap(s.most)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.usual, s.raised, s.changing = usual, true, false
+	s.until = s.clock.Now().Add(spareFor)
 	s.clock.AfterFunc(spareFor, s.look)
 }
 
@@ -57,6 +71,18 @@ func (s *spare) end() {
 
 // look takes GOMAXPROCS back if there was no long run for a while, and looks again later if there was.
 func (s *spare) look() {
+	if s.stays() {
+		return
+	}
+	s.p.overlap(s.usual)
+	s.set(s.usual)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.raised, s.changing = false, false
+}
+
+// stays reports whether GOMAXPROCS stays raised, and has look look again then.
+func (s *spare) stays() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	wait := spareFor
@@ -65,11 +91,10 @@ func (s *spare) look() {
 	}
 	if wait > 0 {
 		s.clock.AfterFunc(wait, s.look)
-		return
+		return true
 	}
-	s.raised = false
-	s.p.overlap(s.usual)
-	goruntime.GOMAXPROCS(s.usual)
+	s.changing = true
+	return false
 }
 
 // overlap has as many runs lose their tokens before they know as there is a P for, with procs in all.

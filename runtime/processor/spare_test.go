@@ -3,6 +3,7 @@ package processor
 import (
 	"context"
 	goruntime "runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,6 +59,54 @@ func TestThereAreMorePsWhileRunsAreLong(t *testing.T) {
 	if _, err := New(Options{Procs: -1}); err == nil {
 		t.Error("fewer Ps than none")
 	}
+}
+
+// TestNobodyWaitsForGOMAXPROCS: while it changes, which takes until a garbage collection ends, runs that are to be long go on as they were, and are long
+// afterwards.
+func TestNobodyWaitsForGOMAXPROCS(t *testing.T) {
+	procs(t, 3)
+	synctest.Test(t, func(t *testing.T) {
+		const takes = 100 * time.Millisecond
+		told := 0
+		p := newProcessor(t, Options{Tokens: 2, Long: 3, Procs: 1000, OnLong: func() bool { told++; return true }, OnLongEnd: func() {}})
+		var set atomic.Int64
+		set.Store(3)
+		p.spare.set = func(n int) int {
+			if n == 0 {
+				return int(set.Load())
+			}
+			time.Sleep(takes)
+			return int(set.Swap(int64(n)))
+		}
+		run := func(d time.Duration) {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			began := time.Now()
+			_ = compute(ctx, p.Job("job", 1).Run()) // ends with ctx
+			if took := time.Since(began); took > d+time.Millisecond {
+				t.Errorf("it waited for %v", took-d)
+			}
+		}
+		is := func(when string, procs, times int) {
+			t.Helper()
+			if n := int(set.Load()); n != procs || told != times {
+				t.Errorf("%s: GOMAXPROCS is %d, and OnLong was called %d times", when, n, told)
+			}
+		}
+		run(takes / 2)
+		is("while it is raised", 3, 0)
+		run(takes)
+		is("once it is", 1000, 1)
+		time.Sleep(spareFor + takes/2)
+		run(takes)
+		is("when it is put back, and raised again", 3, 1)
+		run(takes)
+		is("in the end", 1000, 2)
+		time.Sleep(spareFor + 2*takes)
+		is("after that", 3, 2)
+		p.check(t, 2)
+	})
 }
 
 func TestARunIsLongOnceItHasComputed(t *testing.T) {
