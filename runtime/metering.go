@@ -98,6 +98,9 @@ func (s *Sandbox) meter(ctx context.Context, opts *SandboxOptions) error {
 				continue
 			}
 			copied = 0
+			if ctx.Err() != nil {
+				return errors.Join(context.Cause(ctx), s.Close())
+			}
 			if m.run == nil {
 				courtesy.Yield()
 			} else if err := m.run.Tick(ctx); err != nil {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/ripstop-vm/ripstop/internal/wasmtest"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/image"
 	"github.com/ripstop-vm/ripstop/runtime/module"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // metered opens runtimes that meter their guests: one that compiles and one that interprets.
@@ -213,6 +215,58 @@ func TestTheStartFunctionIsMetered(t *testing.T) {
 		var limit *runtime.LimitError
 		if _, err = meteredSandbox(t, rt, m, runtime.SandboxOptions{Fuel: 50_000}); !errors.As(err, &limit) || limit.Limit != "fuel" {
 			t.Errorf("an endless start function: %v", err)
+		}
+	})
+}
+
+// TestCopyingDataIsBoundedLikeAGuest: a sandbox whose data takes too long to copy is not made, and everybody hears why.
+func TestCopyingDataIsBoundedLikeAGuest(t *testing.T) {
+	m := wasmtest.Module{Memory: []uint32{16}}
+	for i := range 1000 {
+		m.Data = append(m.Data, wasmtest.Data{Offset: uint32(i * 1000), Bytes: []byte{1}})
+	}
+	p, err := processor.New(processor.Options{Tokens: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	metered(t, nil, func(t *testing.T, rt *runtime.Runtime) {
+		code, err := rt.Compile(context.Background(), m.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		over, ended := context.WithCancelCause(context.Background())
+		reason := errors.New("that is enough")
+		ended(reason)
+		if _, err := code.NewSandbox(over, runtime.SandboxOptions{MemoryPages: 16}); !errors.Is(err, reason) {
+			t.Errorf("after the deadline: %v", err)
+		}
+		r := p.Job("job", 1).Run()
+		enter := func(most time.Duration) {
+			t.Helper()
+			r.Bound(most)
+			if err := r.Enter(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		enter(0)
+		if _, err := code.NewSandbox(over, runtime.SandboxOptions{MemoryPages: 16, Run: r}); !errors.Is(err, reason) {
+			t.Errorf("after the deadline, by turns: %v", err)
+		}
+		r.Leave()
+		enter(1)
+		var limit *runtime.LimitError
+		if _, err := code.NewSandbox(context.Background(), runtime.SandboxOptions{MemoryPages: 16, Run: r}); !errors.As(err, &limit) || limit.Limit != "cpu" {
+			t.Errorf("without time: %v", err)
+		}
+		r.Leave()
+		enter(0)
+		s, err := code.NewSandbox(context.Background(), runtime.SandboxOptions{MemoryPages: 16, Run: r})
+		r.Leave()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 }
