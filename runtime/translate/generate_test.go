@@ -195,8 +195,20 @@ func (g *generator) function(i int) []byte {
 	declared := len(t[0])
 	g.labels = []target{{t[1]}}
 	g.takeGas()
+	if g.chance(20) { // about as many as have their checks outside
+		g.emit(wasmtest.Repeat(95+g.IntN(8), wasmtest.Loop()...))
+	}
 	g.statements(1 + g.IntN(4))
-	g.values(t[1])
+	if g.chance(10) && len(t[1]) > 0 { // the function ends with a loop
+		g.labels = append(g.labels, target{})
+		g.emit([]byte{0x03}, g.blockType(nil, t[1]))
+		g.takeGas()
+		g.statements(1 + g.IntN(3))
+		g.values(t[1])
+		g.close()
+	} else {
+		g.values(t[1])
+	}
 	var groups [][]byte
 	for _, l := range g.locals[declared:] {
 		groups = append(groups, []byte{1, l})
@@ -523,15 +535,8 @@ func (g *generator) statement() {
 			g.statements(1 + g.IntN(3))
 		}
 		g.close()
-	case 6, 7: // a loop
-		n := g.local(i32)
-		g.emit(wasmtest.I32Const(int32(1+g.IntN(6))), wasmtest.LocalSet(n))
-		g.labels = append(g.labels, target{})
-		g.op(0x03, 0x40)
-		g.takeGas()
-		g.statements(1 + g.IntN(3))
-		g.emit(wasmtest.LocalGet(n), wasmtest.I32Const(1), []byte{wasmtest.I32Sub, 0x22}, wasmtest.U32(n), []byte{0x0d, 0})
-		g.close()
+	case 6, 7:
+		g.loop()
 	case 8: // a block, perhaps with parameters and results
 		params, results := g.some(2), g.some(3)
 		g.values(params)
@@ -637,6 +642,64 @@ func (g *generator) statement() {
 	case 21:
 		g.op(wasmtest.Nop)
 	}
+}
+
+// loop writes a loop, which may have parameters and results, and is left at its end, or by branches alone.
+func (g *generator) loop() {
+	n := g.local(i32)
+	g.emit(wasmtest.I32Const(int32(1+g.IntN(6))), wasmtest.LocalSet(n))
+	var params, results []byte
+	if g.chance(2) {
+		results = g.some(3)
+		if g.chance(4) {
+			results = append(results, funcRef)
+		}
+	}
+	if g.chance(4) {
+		params = g.some(2)
+	}
+	g.values(params)
+	g.labels = append(g.labels, target{params})
+	g.emit([]byte{0x03}, g.blockType(params, results))
+	g.drop(params)
+	g.takeGas()
+	g.statements(1 + g.IntN(3))
+	if g.chance(8) { // those who are not left by then go on for ever
+		g.values(params)
+		g.emit(wasmtest.Br(0))
+		g.dead()
+	} else {
+		g.values(params)
+		g.emit(wasmtest.LocalGet(n), wasmtest.I32Const(1), []byte{wasmtest.I32Sub, 0x22}, wasmtest.U32(n), []byte{0x0d, 0})
+		g.drop(params)
+		switch {
+		case g.chance(10):
+			g.values(g.types[g.funcs[g.self]][1])
+			g.op(wasmtest.Return)
+			g.dead()
+		default:
+			for _, t := range results {
+				if t == funcRef {
+					g.value(t, 0)
+				} else {
+					g.value(t, 2)
+				}
+			}
+		}
+	}
+	g.close()
+	g.drop(results)
+}
+
+// blockType is how a block says its type.
+func (g *generator) blockType(params, results []byte) []byte {
+	switch {
+	case len(params) == 0 && len(results) == 0:
+		return []byte{0x40}
+	case len(params) == 0 && len(results) == 1:
+		return results
+	}
+	return wasmtest.S64(int64(g.typeIndex(params, results)))
 }
 
 // dead writes code that cannot be reached.
