@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -65,17 +66,26 @@ func (f *follower) After(c *hostcall.Call) {
 	if !f.task.follow.on.Load() {
 		return
 	}
-	f.invocation = ""
-	if info, ok := guest.InfoOf(c.Context()); ok {
-		f.invocation = info.Invocation
-	}
+	f.note(c.Context())
 	f.tracer.After(c)
 }
 
 // Event implements hostcall.Observer.
 func (f *follower) Event(e hostcall.Event) {
-	if f.task.follow.on.Load() {
-		f.tracer.Event(e)
+	if !f.task.follow.on.Load() {
+		return
+	}
+	if e.Kind == hostcall.EventStart {
+		f.note(e.Context) // a sandbox that served another one before names that no more
+	}
+	f.tracer.Event(e)
+}
+
+// note keeps which invocation what comes belongs to, if to any.
+func (f *follower) note(ctx context.Context) {
+	f.invocation = ""
+	if info, ok := guest.InfoOf(ctx); ok {
+		f.invocation = info.Invocation
 	}
 }
 

@@ -337,7 +337,7 @@ func (f *Function) call(ctx context.Context, stack []uint64) error {
 		return s.run(ctx, f.fn, stack)
 	}
 	began := s.clock.Now()
-	s.door.Emit(hostcall.Event{Kind: hostcall.EventStart, Name: f.name})
+	s.door.Emit(hostcall.Event{Kind: hostcall.EventStart, Context: ctx, Name: f.name})
 	err := s.run(ctx, f.fn, stack)
 	s.door.Emit(hostcall.Event{Kind: hostcall.EventEnd, Name: f.name, Err: err, Took: s.clock.Now().Sub(began)})
 	return err

@@ -1,6 +1,9 @@
 package hostcall
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // An Interposer sees host calls before and after they take effect. One interposer may watch many sandboxes, and is
 // then called from several goroutines; the calls of one sandbox come one at a time.
@@ -45,6 +48,7 @@ const (
 // Event is something that happened to a sandbox between its host calls.
 type Event struct {
 	Kind     EventKind
+	Context  context.Context // of EventStart: what the function is called with
 	Name     string
 	From, To uint64
 	Err      error

@@ -1,0 +1,46 @@
+package agent
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/runtime/guest"
+	"github.com/ripstop-vm/ripstop/runtime/trace"
+)
+
+// TestATraceNamesTheInvocationFromItsStart: also in a sandbox that served another one before.
+func TestATraceNamesTheInvocationFromItsStart(t *testing.T) {
+	a, code := tinyAgent(t, Options{}, 1)
+	serveTiny(t, a, code, "j", 1)
+	a.setFollow("j", true)
+	for _, id := range []string{"first", "second"} {
+		if _, err := a.Serve("j", guest.ServeInfo{Invocation: id}, &discard{header: http.Header{}}, httptest.NewRequest("GET", "/", nil)); err != nil {
+			t.Fatal(err)
+		}
+		a.background.Wait()
+		started, ended := false, false
+		for len(a.reports.queue) > 0 {
+			r := (<-a.reports.queue).report
+			var what trace.Record
+			if r.Kind != wire.ReportTrace {
+				continue
+			}
+			if err := json.Unmarshal(r.Trace, &what); err != nil {
+				t.Fatal(err)
+			}
+			if what.Name != guest.TaskHandle {
+				continue
+			}
+			started, ended = started || what.Kind == trace.KindStart, ended || what.Kind == trace.KindEnd
+			if r.Invocation != id {
+				t.Errorf("%s of invocation %s names %q", what.Kind, id, r.Invocation)
+			}
+		}
+		if !started || !ended {
+			t.Errorf("%s: start traced: %t, end: %t", id, started, ended)
+		}
+	}
+}
