@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -33,7 +34,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetVersionTemplate(readBuildInfo().line())
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err) })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, flagError(err)) })
 	root.AddCommand(
 		newDeployCommand(), newInvokeCommand(), newResultCommand(), newQueueCommand(), newDeadLettersCommand(), newLogsCommand(), newTraceCommand(), newPsCommand(), newRollbackCommand(), newRmCommand(),
 		newSecretCommand(), newTokenCommand(), newAuditCommand(), newVersionCommand(),
@@ -126,6 +127,22 @@ func (e exitError) Error() string {
 }
 
 func (e exitError) Unwrap() error { return e.err }
+
+// flagError says of a flag's value that is no number what it has to be, and not which function of Go's library refused it.
+func flagError(err error) error {
+	n, ok := errors.AsType[*strconv.NumError](err)
+	if !ok || n.Func == "ParseBool" {
+		return err
+	}
+	wants := "it takes a whole number"
+	if n.Func == "ParseUint" {
+		wants += " from 0"
+	}
+	if errors.Is(n.Err, strconv.ErrRange) {
+		wants += ", and not one as large"
+	}
+	return errors.New(strings.Replace(err.Error(), n.Error(), wants, 1))
+}
 
 // usageError marks err as a mistake on the command line: exit 2, with a pointer to the command's help.
 func usageError(cmd *cobra.Command, err error) error {

@@ -44,6 +44,12 @@ func TestMistakesOnTheCommandLineExitWithTwo(t *testing.T) {
 	}
 }
 
+func TestAFlagThatIsNoNumberIsToldSo(t *testing.T) {
+	fails(t, exitUsage, `invalid argument "-3" for "--fuel" flag: it takes a whole number from 0; see`, "run", "--fuel", "-3", "x.wasm")
+	fails(t, exitUsage, `for "--priority" flag: it takes a whole number; see`, "invoke", "j", "--priority", "x")
+	fails(t, exitUsage, "and not one as large; see", "run", "--fuel", "99999999999999999999", "x.wasm")
+}
+
 func TestTheVersionIsAFlagToo(t *testing.T) {
 	_, want, _ := ripstop(t, "", "version")
 	if code, got, _ := ripstop(t, "", "--version"); code != 0 || got != want || !strings.HasPrefix(got, "ripstop ") {
