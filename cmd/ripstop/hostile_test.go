@@ -70,7 +70,9 @@ func hostiles() map[string]hostile {
 	for i := range 100_000 {
 		many.Data = append(many.Data, w.Data{Offset: uint32(i * 64), Bytes: []byte{1}})
 	}
-	grow := func(by int32) []byte { return w.Cat([]byte{0xd0, w.FuncRef}, w.I32Const(by), []byte{0xfc, 15, 0, w.Drop}) }
+	grow := func(by int32) []byte {
+		return w.Cat([]byte{0xd0, w.FuncRef}, w.I32Const(by), []byte{0xfc, 15, 0, w.Drop})
+	}
 	tables := hostileModule(forever(grow(1_000_000), grow(30_000), grow(1_000)))
 	tables.Table = []uint32{1}
 	nest := w.Cat(bytes.Repeat([]byte{0x03, 0x40}, 4_000), bytes.Repeat([]byte{w.End}, 4_000))
