@@ -32,7 +32,7 @@ const (
 // Options configures a translation. The zero value has the platform's bounds.
 type Options struct {
 	Bounds        module.Bounds // of the module; zero fields mean the defaults
-	TableElements uint32        // what the tables may grow to together, beyond their minima; 0 means DefaultTableElements
+	TableElements uint32        // what the tables may grow to together, if their minima are not more; 0 means DefaultTableElements
 	Depth         int64         // what the depth global begins as, in bytes; 0 means DefaultDepth
 
 	each bool // charge each instruction by itself: what regions are held against in tests
