@@ -11,6 +11,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // reportsAhead is how many reports may wait to be sent. Logs, traces and audits past it are dropped and counted; what
@@ -111,6 +112,7 @@ func (s *reports) run(ctx context.Context, l *Link) error {
 	w := bufio.NewWriterSize(pw, 64<<10)
 	enc := json.NewEncoder(w)
 	var waiting []chan struct{}
+	var courtesy processor.Courtesy // a line of control characters takes six times its length, and there may be thousands of lines
 	for {
 		var q queued
 		select {
@@ -121,6 +123,7 @@ func (s *reports) run(ctx context.Context, l *Link) error {
 			return nil
 		}
 		for more := true; more; {
+			courtesy.Yield()
 			if err := enc.Encode(q.report); err != nil {
 				return fmt.Errorf("send reports: %w", err)
 			}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ripstop-vm/ripstop/control"
 	"github.com/ripstop-vm/ripstop/internal/wire"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // Bounds of what a worker may send and leave unread.
@@ -225,6 +226,7 @@ func (w *worker) takeReports(rw http.ResponseWriter, r *http.Request) {
 	}
 	in := bufio.NewReaderSize(r.Body, 64<<10)
 	var line []byte
+	var courtesy processor.Courtesy // floods of log come in bursts, and each line takes a while
 	for {
 		part, err := in.ReadSlice('\n')
 		line = append(line, part...)
@@ -238,6 +240,7 @@ func (w *worker) takeReports(rw http.ResponseWriter, r *http.Request) {
 			w.process.kill()
 			return
 		}
+		courtesy.Yield()
 		var report wire.Report
 		if err := json.Unmarshal(line, &report); err != nil {
 			w.super.opts.Log.Error("the worker's reports cannot be read", "error", err)
