@@ -17,5 +17,5 @@
 // tokens (Options.Longs).
 //
 // Time is measured while a token is held, so what the operating system gives to other processes is charged, too. The package knows
-// no guests and no engine; it starts no goroutine.
+// no guests and no engine; what goroutines it starts change GOMAXPROCS, and end.
 package processor

@@ -439,6 +439,9 @@ func (r *Run) seenLocked() {
 
 // Block gives the token back before a call that may wait. It does nothing for a run that has none.
 func (r *Run) Block() {
+	if r.thread != 0 {
+		r.measure(r.share.p.now()) // what the thread computes meanwhile is others'
+	}
 	r.release(blocked)
 	if r.share.p.undone {
 		r.endLong()

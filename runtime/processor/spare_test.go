@@ -141,3 +141,33 @@ func TestARunIsLongOnceItHasComputed(t *testing.T) {
 		})
 	}
 }
+
+func TestWhatOthersComputeWhileARunBlocksIsNotItsOwn(t *testing.T) {
+	procs(t, 2)
+	synctest.Test(t, func(t *testing.T) {
+		told, computed := 0, time.Duration(0)
+		p := newProcessor(t, Options{Tokens: 1, Long: 3, OnLong: func() bool { told++; return true },
+			Computed: func() (int, time.Duration) { return 1, computed }})
+		r := p.Job("job", 1).Run()
+		if err := r.Enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer r.Leave()
+		for range 5 {
+			for range 100 {
+				time.Sleep(tick)
+				if err := r.Tick(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.Block()
+			computed += time.Hour
+			if err := r.Unblock(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if told > 0 {
+			t.Error("a run that did not compute is long")
+		}
+	})
+}

@@ -189,7 +189,7 @@ func (f *function) charge(r *region) {
 const (
 	apartBlocks = 3 // more around such a loop
 	// maxApart bounds such loops in a function, so that its blocks stay about as many as they were: engines take time by their square.
-	maxApart = 100
+	maxApart = 32
 )
 
 // loop begins a loop of type t that is charged by r.

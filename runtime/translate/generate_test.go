@@ -196,7 +196,7 @@ func (g *generator) function(i int) []byte {
 	g.labels = []target{{t[1]}}
 	g.takeGas()
 	if g.chance(20) { // about as many as have their checks outside
-		g.emit(wasmtest.Repeat(95+g.IntN(8), wasmtest.Loop()...))
+		g.emit(wasmtest.Repeat(27+g.IntN(8), wasmtest.Loop()...))
 	}
 	g.statements(1 + g.IntN(4))
 	if g.chance(10) && len(t[1]) > 0 { // the function ends with a loop
