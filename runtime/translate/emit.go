@@ -36,11 +36,16 @@ func (c *code) block(op module.Opcode, t int64) { *c = module.AppendInt(append(*
 // These are the instructions that only this file needs.
 const (
 	opI32Ne        module.Opcode = 0x47
+	opI32LtS       module.Opcode = 0x48
 	opI32LtU       module.Opcode = 0x49
 	opI32GtU       module.Opcode = 0x4b
 	opI32LeU       module.Opcode = 0x4d
+	opI32GeU       module.Opcode = 0x4f
 	opI64LtS       module.Opcode = 0x53
 	opI64GtU       module.Opcode = 0x56
+	opI64GeU       module.Opcode = 0x5a
+	opI32And       module.Opcode = 0x71
+	opI64And       module.Opcode = 0x83
 	opI32Or        module.Opcode = 0x72
 	opI32ShrU      module.Opcode = 0x76
 	opI64Or        module.Opcode = 0x84
@@ -90,7 +95,8 @@ type function struct {
 	frame   int64    // bytes
 	since   uint32   // fuel charged on the longest way from the last check to here
 	labels  []label
-	apart   int // loops so far whose check is apart
+	apart   int   // loops so far whose check is apart
+	splits  []int // as in analysis, those still to come
 }
 
 // label is an open block: how much fuel was charged on the longest way to its end, and before it.
@@ -115,6 +121,7 @@ func (f *function) write(body *module.Body, a *analysis, t module.FuncType, valu
 	f.frame = frameBytes + valueBytes*int64(values+uint64(a.highest))
 	f.tracked = a.calls || f.frame > largeFrame
 
+	f.splits = a.splits
 	first := &f.regions[0]
 	f.regions = f.regions[1:]
 	f.out.add(f.fuel, -int64(first.cost))
@@ -255,6 +262,10 @@ func (f *function) called() { f.since = max(f.since, checkEvery-returnCost) }
 // own way sees what was translated.
 func (f *function) instruction(it *module.Instructions) {
 	in := &it.Instruction
+	if len(f.splits) > 0 && f.splits[0] == in.Offset {
+		f.splits = f.splits[1:]
+		f.split(in.Op)
+	}
 	switch in.Op {
 	case module.OpLoop:
 		if r := f.head(in.End); r != nil {
@@ -332,6 +343,19 @@ func (f *function) instruction(it *module.Instructions) {
 		f.out.mark(&f.added)
 	}
 	f.out = in.Append(f.out)
+}
+
+// split changes nothing of the value on top, which an and made and op compares another one with, to which it is less, greater or equal: wazero
+// 1.12.0 makes a test of the two that looks at the sign of the wrong one if the other one is known to be 0 (tryLowerBandToFlag), and would go the
+// other way at what branches on it than the specification says, and than other engines do, with other fuel. An or in between keeps it from that.
+func (f *function) split(op module.Opcode) {
+	if op <= opI32GeU {
+		f.out.i32(0)
+		f.out.op(opI32Or)
+	} else {
+		f.out.i64(0)
+		f.out.op(opI64Or)
+	}
 }
 
 // mark sets the dirty mark.

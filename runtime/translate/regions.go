@@ -3,6 +3,7 @@ package translate
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/ripstop-vm/ripstop/runtime/module"
 )
@@ -48,6 +49,10 @@ type analysis struct {
 	frames []frame
 	height int
 	seq    int // calls so far
+
+	ands     []bool // of each value on the operand stack: an and made it
+	andLocal []bool // of each local: the same of what was put there last, in the order of the code
+	splits   []int  // offsets of comparisons that an and is kept apart from; ascending. See function.split
 }
 
 // invalid is for what validation would have found.
@@ -60,12 +65,17 @@ func (a *analysis) run(body *module.Body, t module.FuncType) error {
 	a.regions, a.frames = append(a.regions[:0], region{at: body.Offset, cost: entryCost + uint32((body.LocalValues+body.WideLocals)/4)}), a.frames[:0]
 	a.highest, a.height, a.seq, a.calls, a.tails = 0, 0, 0, false, false
 	a.locals = len(t.Params) + int(body.LocalValues)
+	a.ands, a.splits = a.ands[:0], a.splits[:0]
+	a.andLocal = slices.Grow(a.andLocal[:0], a.locals)[:a.locals]
+	clear(a.andLocal)
 	a.push(frame{op: module.OpBlock, results: len(t.Results)})
 	it := module.NewInstructions(body.Code, body.Offset, 1<<30)
 	for it.Next() {
+		top := len(a.ands) > 0 && a.ands[len(a.ands)-1]
 		if err := a.step(&it.Instruction); err != nil {
 			return err
 		}
+		a.follow(&it.Instruction, top)
 		a.highest = max(a.highest, a.height)
 	}
 	return it.Err()
@@ -114,8 +124,43 @@ func (a *analysis) move(in *module.Instruction, pop, push int) error {
 		}
 		a.height = f.base
 	}
-	a.height += push
+	a.settle(a.height)
+	a.settle(a.height + push)
 	return nil
+}
+
+// settle makes the operand stack h values high. What is new there was made by no and.
+func (a *analysis) settle(h int) {
+	a.height = h
+	a.ands = a.ands[:min(h, len(a.ands))]
+	for len(a.ands) < h {
+		a.ands = append(a.ands, false)
+	}
+}
+
+// follow keeps account of what an and made. top says whether it made the value on top before the instruction.
+func (a *analysis) follow(in *module.Instruction, top bool) {
+	if len(a.frames) == 0 || a.top().dead {
+		return
+	}
+	last := len(a.ands) - 1
+	switch op := in.Op; {
+	case op == opI32And || op == opI64And:
+		a.ands[last] = true
+	case op == module.OpLocalSet:
+		a.andLocal[in.A] = top
+	case op == module.OpLocalTee:
+		a.andLocal[in.A], a.ands[last] = top, top
+	case op == module.OpLocalGet:
+		a.ands[last] = a.andLocal[in.A]
+	case top && ordered(op):
+		a.splits = append(a.splits, in.Offset)
+	}
+}
+
+// ordered reports whether op compares integers otherwise than for equality.
+func ordered(op module.Opcode) bool {
+	return op >= opI32LtS && op <= opI32GeU || op >= opI64LtS && op <= opI64GeU
 }
 
 // leave notes a branch to a label.
@@ -133,7 +178,7 @@ func (a *analysis) leave(in *module.Instruction, label uint64) error {
 func (a *analysis) end() {
 	f := a.top()
 	f.dead = true
-	a.height = f.base
+	a.settle(f.base)
 }
 
 func (a *analysis) step(in *module.Instruction) error {
@@ -146,7 +191,9 @@ func (a *analysis) step(in *module.Instruction) error {
 		if a.height != f.base+f.results && !f.dead {
 			return invalid(in.Offset, "%d values where %d are wanted", a.height-f.base, f.results)
 		}
-		a.height, f.dead = f.base+f.params, f.born
+		f.dead = f.born
+		a.settle(f.base)
+		a.settle(f.base + f.params)
 		f.op = module.OpElse
 		if !f.dead {
 			f.region = a.begin(in.End)
@@ -307,7 +354,8 @@ func (a *analysis) close(in *module.Instruction) error {
 		return invalid(in.Offset, "%d values where %d are wanted", a.height-c.base, c.results)
 	}
 	a.frames = a.frames[:len(a.frames)-1]
-	a.height = c.base + c.results
+	a.settle(min(a.height, c.base))
+	a.settle(c.base + c.results)
 	if len(a.frames) == 0 {
 		return nil
 	}

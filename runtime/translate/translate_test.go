@@ -564,3 +564,60 @@ func TestLoopsAreLeftAndTickedFromWithin(t *testing.T) {
 		}
 	}
 }
+
+// TestAComparisonOfNothingWithAnAndBranchesAsItShould: wazero's compiler goes the other way where 0 is compared with what an and made.
+func TestAComparisonOfNothingWithAnAndBranchesAsItShould(t *testing.T) {
+	type compare struct {
+		name string
+		op   byte // of i32; i64's is 11 more
+		is   func(v int64) bool
+	}
+	compares := []compare{
+		{"lt_s", 0x48, func(v int64) bool { return 0 < v }}, {"lt_u", 0x49, func(v int64) bool { return 0 < uint64(v) }},
+		{"gt_s", 0x4a, func(v int64) bool { return 0 > v }}, {"gt_u", 0x4b, func(int64) bool { return false }},
+		{"le_s", 0x4c, func(v int64) bool { return 0 <= v }}, {"le_u", 0x4d, func(int64) bool { return true }},
+		{"ge_s", 0x4e, func(v int64) bool { return 0 >= v }}, {"ge_u", 0x4f, func(v int64) bool { return v == 0 }},
+	}
+	for _, wide := range []bool{false, true} {
+		typ, and, zero, ones := byte(wasmtest.I32), byte(0x71), wasmtest.I32Const(0), wasmtest.I32Const(-1)
+		if wide {
+			typ, and, zero, ones = wasmtest.I64, 0x83, wasmtest.I64Const(0), wasmtest.I64Const(-1)
+		}
+		anded := wasmtest.Cat(wasmtest.LocalGet(0), ones, []byte{and})
+		for way, operands := range map[string][]byte{
+			"a constant":         wasmtest.Cat(zero, anded),
+			"a local":            wasmtest.Cat(wasmtest.LocalGet(1), anded),
+			"by way of a local":  wasmtest.Cat(anded, wasmtest.LocalSet(2), zero, wasmtest.LocalGet(2)),
+			"with a tee":         wasmtest.Cat(zero, anded, []byte{0x22, 2}),
+			"something between":  wasmtest.Cat(zero, anded, wasmtest.I32Const(1), []byte{wasmtest.Drop}),
+			"the and comes last": wasmtest.Cat(zero, wasmtest.LocalGet(0), wasmtest.LocalSet(2), ones, wasmtest.LocalGet(2), []byte{and}),
+		} {
+			for _, c := range compares {
+				op := c.op
+				if wide {
+					op += 11
+				}
+				wasm := (&wasmtest.Module{Funcs: []wasmtest.Func{{Export: "f", Type: wasmtest.Type{Params: []byte{typ}, Results: []byte{wasmtest.I32}},
+					Locals: []byte{typ, typ}, Body: wasmtest.Cat(operands, []byte{op, 0x04, wasmtest.I32}, wasmtest.I32Const(1), []byte{0x05}, wasmtest.I32Const(0), []byte{wasmtest.End})}}}).Bytes()
+				for _, k := range []kind{{false, true}, {true, true}} {
+					w := newWorld(t, k, features)
+					in, err := w.instantiate(wasm, "")
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, v := range []int64{7, -7, 0} {
+						param := uint64(v)
+						if !wide {
+							param = uint64(uint32(v))
+						}
+						got, err := w.call(in, "f", param)
+						if err != nil || (uint32(got[0]) == 1) != c.is(v) {
+							t.Errorf("%v, wide %v, %s: 0 %s %d is %v, %v", k, wide, way, c.name, v, got, err)
+						}
+					}
+					w.close()
+				}
+			}
+		}
+	}
+}
