@@ -17,7 +17,7 @@ import (
 	"github.com/ripstop-vm/ripstop/api/model"
 )
 
-const enqueueing = "limits: {time: 20s}\nqueue: {attempts: 3, backoff: {first: 10ms}}\ncapabilities:\n  kv: [things]\n  invoke: [probe]\n"
+const enqueueing = "limits: {time: 2m}\nqueue: {attempts: 3, backoff: {first: 10ms}}\ncapabilities:\n  kv: [things]\n  invoke: [probe]\n"
 
 func TestAGuestEnqueues(t *testing.T) { guestEnqueues(t, "") }
 
