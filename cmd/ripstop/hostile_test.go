@@ -61,7 +61,9 @@ func hostiles() map[string]hostile {
 	started := hostileModule(nil, w.Func{Body: forever()})
 	start := uint32(5)
 	started.Start = &start
-	jump := func(n uint32) []byte { return w.Cat([]byte{0x0e}, w.U32(n), bytes.Repeat([]byte{0}, int(n)), []byte{0}) }
+	jump := func(n uint32) []byte {
+		return w.Cat([]byte{0x0e}, w.U32(n), bytes.Repeat([]byte{0}, int(n)), []byte{0})
+	}
 	table := jump(30_000)
 	floods := hostileModule(nil)
 	for i := range 200_001 {
