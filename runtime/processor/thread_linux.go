@@ -16,7 +16,7 @@ type Threads struct {
 	normal, low int
 	raises      bool
 
-	some atomic.Bool // lowered is not empty, or was not lately
+	some atomic.Bool // false: lowered is empty, and nobody has to look
 
 	mu      sync.Mutex
 	lowered map[int]bool // by ID, the threads that are, and maybe some that have ended

@@ -138,31 +138,6 @@ func (a *analysis) settle(h int) {
 	}
 }
 
-// follow keeps account of what an and made. top says whether it made the value on top before the instruction.
-func (a *analysis) follow(in *module.Instruction, top bool) {
-	if len(a.frames) == 0 || a.top().dead {
-		return
-	}
-	last := len(a.ands) - 1
-	switch op := in.Op; {
-	case op == opI32And || op == opI64And:
-		a.ands[last] = true
-	case op == module.OpLocalSet:
-		a.andLocal[in.A] = top
-	case op == module.OpLocalTee:
-		a.andLocal[in.A], a.ands[last] = top, top
-	case op == module.OpLocalGet:
-		a.ands[last] = a.andLocal[in.A]
-	case top && ordered(op):
-		a.splits = append(a.splits, in.Offset)
-	}
-}
-
-// ordered reports whether op compares integers otherwise than for equality.
-func ordered(op module.Opcode) bool {
-	return op >= opI32LtS && op <= opI32GeU || op >= opI64LtS && op <= opI64GeU
-}
-
 // leave notes a branch to a label.
 func (a *analysis) leave(in *module.Instruction, label uint64) error {
 	if label >= uint64(len(a.frames)) {
