@@ -4,15 +4,16 @@ import "github.com/ripstop-vm/ripstop/runtime/module"
 
 // follow keeps account of what an and made. top says whether it made the value on top before the instruction.
 func (a *analysis) follow(in *module.Instruction, top bool) {
-	if len(a.frames) == 0 || a.top().dead {
-		return
+	if in.Op == module.OpLocalSet {
+		a.andLocal[in.A] = top
 	}
 	last := len(a.ands) - 1
+	if len(a.frames) == 0 || a.top().dead || last < 0 { // the last is for modules that are not valid
+		return
+	}
 	switch op := in.Op; {
 	case op == opI32And || op == opI64And:
 		a.ands[last] = true
-	case op == module.OpLocalSet:
-		a.andLocal[in.A] = top
 	case op == module.OpLocalTee:
 		a.andLocal[in.A], a.ands[last] = top, top
 	case op == module.OpLocalGet:
