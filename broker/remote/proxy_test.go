@@ -1,6 +1,8 @@
 package remote_test
 
 import (
+	"bufio"
+	"encoding/binary"
 	"io"
 	"net"
 	"sync"
@@ -11,7 +13,7 @@ import (
 // proxy is a network between clients and a server that can be cut.
 type proxy struct {
 	addr   string
-	drop   atomic.Bool // the next that a client sends is lost, and its connection with it
+	drop   atomic.Bool // the next call that a client sends is lost, and its connection with it
 	mute   atomic.Bool // what the server sends is lost
 	opened atomic.Int64
 
@@ -53,7 +55,11 @@ func newProxy(t testing.TB, target string) *proxy {
 	return p
 }
 
-// copy hands on what from says. While lose is set it does not: and then, if once is set too, it ends both.
+// aCall is the least length of a TLS record of a client that has some of a call. What HTTP/2 sends of its own accord is shorter: an
+// acknowledgement of settings, which may come after the answer to the first call, has 31 bytes, and an update of a window 35.
+const aCall = 36
+
+// copy hands on what from says. While lose is set it does not: and then, if once is set too, it hands on all but a call, and with that ends both.
 func (p *proxy) copy(to, from net.Conn, lose *atomic.Bool, once bool) {
 	defer func() {
 		_, _ = to.Close(), from.Close()
@@ -62,21 +68,30 @@ func (p *proxy) copy(to, from net.Conn, lose *atomic.Bool, once bool) {
 		delete(p.conns, from)
 		p.mu.Unlock()
 	}()
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
+	for r := bufio.NewReader(from); ; {
+		record, err := readRecord(r)
 		switch {
-		case n > 0 && once && lose.CompareAndSwap(true, false):
+		case err != nil:
 			return
-		case n > 0 && !lose.Load():
-			if _, err := to.Write(buf[:n]); err != nil {
+		case once && len(record) >= aCall && lose.CompareAndSwap(true, false):
+			return
+		case once || !lose.Load():
+			if _, err := to.Write(record); err != nil {
 				return
 			}
 		}
-		if err == io.EOF || err != nil {
-			return
-		}
 	}
+}
+
+// readRecord reads a TLS record (RFC 8446, section 5.1).
+func readRecord(r io.Reader) ([]byte, error) {
+	record := make([]byte, 5)
+	if _, err := io.ReadFull(r, record); err != nil {
+		return nil, err
+	}
+	record = append(record, make([]byte, int(binary.BigEndian.Uint16(record[3:])))...)
+	_, err := io.ReadFull(r, record[5:])
+	return record, err
 }
 
 // cut ends all connections.
