@@ -68,10 +68,18 @@ func (p *parser) body(r *reader, params int) {
 
 	it := &p.code
 	it.reset(*r, b.Nesting)
-	blocks, labels, nesting := 1+uint64(len(r.b)/straightCode), 0, 1
+	blocks, labels, nesting := uint64(1), 0, 1
+	g := &p.graph
+	g.begin(int(locals))
+	last := r.at() // where code begins, or a loop that LoopOften may add
 	for it.Next() {
-		if it.Op.long() {
-			blocks++ // LoopOften puts a loop before it, and others into straight code
+		if it.Op.long() || it.Offset-last >= straightCode {
+			blocks++
+			g.emptyLoop()
+			last = it.Offset
+		}
+		if it.Op <= OpGlobalGet { // step knows none above
+			g.step(&it.Instruction)
 		}
 		switch it.Op {
 		case OpBlock, OpLoop, OpIf, OpElse:
@@ -117,8 +125,15 @@ func (p *parser) body(r *reader, params int) {
 	if p.labels += labels; p.labels > b.AllLabels {
 		over(start, "jump tables with more than %d targets together", b.AllLabels)
 	}
-	if p.squares += blocks * blocks; p.squares > b.AllBlockSquares {
-		over(start, "a function with %d blocks; the squares of such numbers may be at most %d together", blocks-1, b.AllBlockSquares)
+	if p.climbs += g.climbs; p.climbs > b.AllClimbs {
+		over(start, "a function with %d ways between blocks, one after another; finding its loops may take %d steps, with all others' together", g.ways, b.AllClimbs)
+	}
+	if p.lookups += g.lookups(); p.lookups > b.AllLookups {
+		over(start, "a function with %d locals in use over %d ways between blocks; finding where they were set may take %d steps, with all others' together", g.values, g.ways, b.AllLookups)
+	}
+	if p.comparisons += g.comparisons(); p.comparisons > b.AllComparisons {
+		over(start, "a function with %d locals in use over %d ways between blocks and in %d nested loops; ways × locals² × loops may be at most %d together",
+			g.values, g.ways, g.around, b.AllComparisons)
 	}
 	if p.blockLocals += blocks * locals; p.blockLocals > b.AllBlockLocals {
 		over(start, "the functions' blocks times locals are more than %d together", b.AllBlockLocals)

@@ -136,9 +136,12 @@ type parser struct {
 	segments  int
 
 	code        Instructions
+	graph       graph
 	locals      int
 	blockLocals uint64
-	squares     uint64
+	climbs      uint64
+	lookups     uint64
+	comparisons uint64
 	labels      int
 	entries     int
 

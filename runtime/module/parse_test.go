@@ -12,6 +12,9 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/module"
 )
 
+// brIf leads to the innermost label.
+var brIf = []byte{0x0d, 0}
+
 func sample() *wasmtest.Module {
 	return &wasmtest.Module{
 		Imports: []wasmtest.Import{{Module: "env", Name: "add", Type: wasmtest.Type{Params: []byte{wasmtest.I32, wasmtest.I32}, Results: []byte{wasmtest.I32}}}},
@@ -162,6 +165,73 @@ func TestCompileBombsAreRefused(t *testing.T) {
 	}
 }
 
+// What takes an engine about two seconds is allowed, and what takes longer is not.
+func TestCodeThatGrowsFasterThanItsLengthIsBounded(t *testing.T) {
+	get, turn := wasmtest.LocalGet, wasmtest.Cat(wasmtest.LocalGet(0), brIf)
+	each := func(locals int, f func(local uint32) []byte) (code []byte) {
+		for i := range locals {
+			code = append(code, f(uint32(i))...)
+		}
+		return code
+	}
+	load := func(local uint32) []byte {
+		return wasmtest.Cat(wasmtest.I32Const(0), wasmtest.Load(0), wasmtest.LocalSet(local))
+	}
+	store := func(local uint32) []byte { return wasmtest.Cat(wasmtest.I32Const(0), get(local), wasmtest.Store(0)) }
+	for name, c := range map[string]struct {
+		at, past int
+		locals   int
+		code     func(n, locals int) []byte
+		msg      string
+	}{
+		"empty loops": {7000, 7100, 100, func(n, _ int) []byte { return wasmtest.Repeat(n, 0x03, 0x40, wasmtest.End) }, "finding its loops"},
+		"branches":    {9900, 10_100, 1, func(n, _ int) []byte { return wasmtest.Block(wasmtest.Repeat(n, turn...)) }, "finding its loops"},
+		"conditions": {7000, 7100, 1, func(n, _ int) []byte {
+			return wasmtest.Repeat(n, wasmtest.Cat(get(0), []byte{0x04, 0x40, wasmtest.End})...)
+		}, "finding its loops"},
+		"branches past which locals change": {980, 1000, 200, func(n, locals int) []byte {
+			return wasmtest.Cat(each(locals, load), wasmtest.Block(wasmtest.Repeat(n, turn...), each(locals, load)), each(locals, store))
+		}, "finding where they were set"},
+		"reads after much that is empty": {17_000, 18_000, 1, func(n, _ int) []byte {
+			return wasmtest.Cat(wasmtest.Repeat(5000, 0x03, 0x40, wasmtest.End), wasmtest.Repeat(n, 0x20, 0, wasmtest.Drop))
+		}, "finding where they were set"},
+		"nested loops over locals": {440, 450, 100, func(n, locals int) []byte {
+			return wasmtest.Cat(each(locals, load), wasmtest.Repeat(n, 0x03, 0x40), wasmtest.Repeat(n, wasmtest.Cat(turn, []byte{wasmtest.End})...), each(locals, store))
+		}, "ways × locals² × loops"},
+		"loops over many locals": {5_600, 5_800, 0, func(n, _ int) []byte {
+			return wasmtest.Cat(each(n, load), wasmtest.Repeat(20, wasmtest.Loop(turn)...), each(n, store))
+		}, "ways × locals² × loops"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			build := func(n int) []byte {
+				locals := c.locals
+				if locals == 0 {
+					locals = n
+				}
+				return function(wasmtest.Repeat(locals, wasmtest.I32), c.code(n, locals))
+			}
+			if _, err := module.Parse(build(c.at), module.Bounds{}); err != nil {
+				t.Errorf("%d: %v", c.at, err)
+			}
+			refused(t, build(c.past), module.Bounds{}, "bounds", c.msg, -2)
+		})
+	}
+}
+
+// What Go compiles a function to, and others a switch: there is much code, and little of it behind other code.
+func TestAJumpTableToManyBlocksIsAllowed(t *testing.T) {
+	const n = 4900
+	labels, arms := []byte{}, []byte{}
+	for i := range n {
+		labels = append(labels, wasmtest.U32(uint32(i))...)
+		arms = append(arms, wasmtest.Cat([]byte{wasmtest.End}, wasmtest.LocalGet(0), []byte{0x04, 0x40}, wasmtest.Br(uint32(n-i)), []byte{wasmtest.End})...)
+	}
+	code := wasmtest.Loop(wasmtest.Repeat(n, 0x02, 0x40), wasmtest.LocalGet(0), []byte{0x0e}, wasmtest.U32(n-1), labels, arms)
+	if _, err := module.Parse(function([]byte{wasmtest.I32}, code), module.Bounds{}); err != nil {
+		t.Error(err)
+	}
+}
+
 // manyLocals is a module of n empty functions that declare locals.
 func manyLocals(n int, locals uint32) []byte {
 	body := wasmtest.Sized(wasmtest.Cat([]byte{1}, wasmtest.U32(locals), []byte{wasmtest.I64, wasmtest.End}))
@@ -174,6 +244,7 @@ func manyLocals(n int, locals uint32) []byte {
 func TestEachBoundIsKept(t *testing.T) {
 	b := sample().Bytes()
 	code := function(wasmtest.Repeat(4, wasmtest.I32), wasmtest.Block(wasmtest.Block(wasmtest.I32Const(0), []byte{0x0e, 1, 0, 1})))
+	rounds := function(wasmtest.Repeat(2, wasmtest.I32), wasmtest.Loop(wasmtest.LocalGet(1), wasmtest.LocalSet(0), wasmtest.LocalGet(0), brIf), wasmtest.LocalGet(0), wasmtest.LocalSet(1))
 	table := (&wasmtest.Module{Table: []uint32{100}}).Bytes()
 	for name, c := range map[string]struct {
 		wasm      []byte
@@ -191,8 +262,10 @@ func TestEachBoundIsKept(t *testing.T) {
 		"body":          {code, module.Bounds{FunctionBytes: 22}, module.Bounds{FunctionBytes: 21}, "body"},
 		"blocks":        {code, module.Bounds{BlockLocals: 12}, module.Bounds{BlockLocals: 11}, "product"},
 		"all blocks":    {code, module.Bounds{AllBlockLocals: 12}, module.Bounds{AllBlockLocals: 11}, "together"},
-		"squares":       {code, module.Bounds{AllBlockSquares: 9}, module.Bounds{AllBlockSquares: 8}, "squares"},
-		"bulk":          {function(nil, []byte{0xfc, 11, 0}), module.Bounds{AllBlockSquares: 4}, module.Bounds{AllBlockSquares: 3}, "squares"},
+		"climbs":        {rounds, module.Bounds{AllClimbs: 14}, module.Bounds{AllClimbs: 13}, "finding its loops"},
+		"lookups":       {rounds, module.Bounds{AllLookups: 14}, module.Bounds{AllLookups: 13}, "finding where they were set"},
+		"comparisons":   {rounds, module.Bounds{AllComparisons: 24}, module.Bounds{AllComparisons: 23}, "ways × locals² × loops"},
+		"bulk":          {function(wasmtest.Repeat(4, wasmtest.I32), []byte{0xfc, 11, 0}), module.Bounds{BlockLocals: 8}, module.Bounds{BlockLocals: 7}, "product"},
 		"nesting":       {code, module.Bounds{Nesting: 3}, module.Bounds{Nesting: 2}, "nested"},
 		"labels":        {code, module.Bounds{Labels: 2}, module.Bounds{Labels: 1}, "targets"},
 		"all labels":    {code, module.Bounds{AllLabels: 2}, module.Bounds{AllLabels: 1}, "targets together"},

@@ -234,14 +234,28 @@ func TestWhatTranslationAddsIsBoundedToo(t *testing.T) {
 	loops := func(n int) []byte {
 		return (&wasmtest.Module{Funcs: []wasmtest.Func{{Body: wasmtest.Repeat(n, wasmtest.Loop()...)}}}).Bytes()
 	}
+	nested := func(n, locals int) []byte { // all of which are in use from before them until after them
+		var before, after []byte
+		for i := range uint32(locals) {
+			before = wasmtest.Cat(before, wasmtest.I32Const(0), wasmtest.Load(0), wasmtest.LocalSet(i))
+			after = wasmtest.Cat(after, wasmtest.I32Const(0), wasmtest.LocalGet(i), wasmtest.Store(0))
+		}
+		turn := []byte{0x20, 0, 0x0d, 0, wasmtest.End}
+		return (&wasmtest.Module{Memory: []uint32{1}, Funcs: []wasmtest.Func{{Locals: wasmtest.Repeat(locals, i32),
+			Body: wasmtest.Cat(before, wasmtest.Repeat(n, 0x03, 0x40), wasmtest.Repeat(n, turn...), after)}}}).Bytes()
+	}
 	for what, c := range map[string]struct {
 		wasm []byte
 		ok   bool
 	}{
 		"900 segments":   {segments(900), true},
 		"1,100 segments": {segments(1100), false},
-		"4,800 loops":    {loops(4800), true},
-		"5,100 loops":    {loops(5100), false},
+		"3,300 loops":    {loops(3300), true},
+		"3,400 loops":    {loops(3400), false},
+		"4,800 loops":    {loops(4800), false}, // some 5 s, and 3 s for 3,300
+
+		"310 nested loops over 100 locals": {nested(310, 100), true},
+		"320 nested loops over 100 locals": {nested(320, 100), false},
 	} {
 		_, err := translate.Translate(c.wasm, translate.Options{})
 		var e *module.Error
