@@ -68,7 +68,7 @@ func (p *parser) body(r *reader, params int) {
 
 	it := &p.code
 	it.reset(*r, b.Nesting)
-	blocks, labels, nesting := uint64(1), 0, 1
+	blocks, calls, labels, nesting := uint64(1), uint64(0), 0, 1
 	g := &p.graph
 	g.begin(int(locals))
 	last := r.at() // where code begins, or a loop that LoopOften may add
@@ -93,6 +93,8 @@ func (p *parser) body(r *reader, params int) {
 				over(it.Offset, "a function with %d locals and more than %d blocks; at most %d of their product are allowed", locals, blocks-1, b.BlockLocals)
 				return
 			}
+		case OpCall, OpCallIndirect:
+			calls++
 		case OpBrTable:
 			if labels += it.Labels + 1; labels > b.Labels {
 				over(it.Offset, "a function whose jump tables have %d targets; at most %d are allowed", labels, b.Labels)
@@ -124,6 +126,9 @@ func (p *parser) body(r *reader, params int) {
 	l.Labels, l.BlockLocals = max(l.Labels, labels), max(l.BlockLocals, blocks*locals)
 	if p.labels += labels; p.labels > b.AllLabels {
 		over(start, "jump tables with more than %d targets together", b.AllLabels)
+	}
+	if p.reloads += calls * p.mutable; p.reloads > b.AllReloads {
+		over(start, "calls times mutable globals are more than %d together", b.AllReloads)
 	}
 	if p.climbs += g.climbs; p.climbs > b.AllClimbs {
 		over(start, "a function with %d ways between blocks, one after another; finding its loops may take %d steps, with all others' together", g.ways, b.AllClimbs)

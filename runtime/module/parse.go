@@ -139,6 +139,8 @@ type parser struct {
 	graph       graph
 	locals      int
 	blockLocals uint64
+	mutable     uint64 // globals that are, imported ones too
+	reloads     uint64
 	climbs      uint64
 	lookups     uint64
 	comparisons uint64
@@ -452,6 +454,7 @@ func (p *parser) globalType() GlobalType {
 	if mutable > 1 {
 		p.fail(at, "a global whose mutability is %d", mutable)
 	}
+	p.mutable += uint64(mutable)
 	g := GlobalType{t, mutable == 1}
 	if p.taken != nil {
 		p.taken.Globals = append(p.taken.Globals, Global{GlobalType: g})

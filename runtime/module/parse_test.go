@@ -244,6 +244,8 @@ func manyLocals(n int, locals uint32) []byte {
 func TestEachBoundIsKept(t *testing.T) {
 	b := sample().Bytes()
 	code := function(wasmtest.Repeat(4, wasmtest.I32), wasmtest.Block(wasmtest.Block(wasmtest.I32Const(0), []byte{0x0e, 1, 0, 1})))
+	global := wasmtest.Global{Type: wasmtest.I32, Init: wasmtest.I32Const(0)}
+	reloads := (&wasmtest.Module{Globals: []wasmtest.Global{global, global, global}, Funcs: []wasmtest.Func{{Body: wasmtest.Repeat(4, wasmtest.Call(0)...)}}}).Bytes()
 	rounds := function(wasmtest.Repeat(2, wasmtest.I32), wasmtest.Loop(wasmtest.LocalGet(1), wasmtest.LocalSet(0), wasmtest.LocalGet(0), brIf), wasmtest.LocalGet(0), wasmtest.LocalSet(1))
 	table := (&wasmtest.Module{Table: []uint32{100}}).Bytes()
 	for name, c := range map[string]struct {
@@ -262,6 +264,7 @@ func TestEachBoundIsKept(t *testing.T) {
 		"body":          {code, module.Bounds{FunctionBytes: 22}, module.Bounds{FunctionBytes: 21}, "body"},
 		"blocks":        {code, module.Bounds{BlockLocals: 12}, module.Bounds{BlockLocals: 11}, "product"},
 		"all blocks":    {code, module.Bounds{AllBlockLocals: 12}, module.Bounds{AllBlockLocals: 11}, "together"},
+		"reloads":       {reloads, module.Bounds{AllReloads: 12}, module.Bounds{AllReloads: 11}, "mutable globals"},
 		"climbs":        {rounds, module.Bounds{AllClimbs: 14}, module.Bounds{AllClimbs: 13}, "finding its loops"},
 		"lookups":       {rounds, module.Bounds{AllLookups: 14}, module.Bounds{AllLookups: 13}, "finding where they were set"},
 		"comparisons":   {rounds, module.Bounds{AllComparisons: 24}, module.Bounds{AllComparisons: 23}, "ways × locals² × loops"},
