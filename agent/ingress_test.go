@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	goruntime "runtime"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/ripstop-vm/ripstop/gateway"
+	"github.com/ripstop-vm/ripstop/gateway/reactor"
 	w "github.com/ripstop-vm/ripstop/internal/wasmtest"
 )
 
@@ -115,16 +117,46 @@ func (e *exchange) back(text string) {
 	}
 }
 
-// Guests stream, are left and fail in the middle of an answer, over both versions of HTTP, in the handler's goroutine and in one of their own.
+// servers are what may serve ingress, and the version of HTTP that they speak.
+var servers = map[string]int{"HTTP/1": 1, "HTTP/2": 2, "reactor": 1}
+
+// Guests stream, are left and fail in the middle of an answer, whatever serves them, in the handler's goroutine and in one of their own.
 func TestIngressStreamsIsLeftAndBreaksOff(t *testing.T) {
-	for _, version := range []int{1, 2} {
+	for server := range servers {
 		for _, apart := range []bool{false, true} {
-			t.Run(fmt.Sprintf("HTTP/%d, apart %t", version, apart), func(t *testing.T) { ingress(t, version, apart) })
+			t.Run(fmt.Sprintf("%s, apart %t", server, apart), func(t *testing.T) { ingress(t, server, apart) })
 		}
 	}
 }
 
-func ingress(t *testing.T, version int, apart bool) {
+// listen has h served, until close, to the client.
+func listen(t *testing.T, server string, h http.Handler, apart func() bool, log *slog.Logger) (url string, client *http.Client, close func()) {
+	t.Helper()
+	config := gateway.NewServer(h, log)
+	if server != "reactor" {
+		s := httptest.NewUnstartedServer(nil)
+		s.Config, s.EnableHTTP2 = config, servers[server] == 2
+		s.StartTLS()
+		return s.URL, s.Client(), s.Close
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := reactor.New(reactor.Options{HTTP: config, Runners: 2, Spoiled: apart, Log: log})
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	transport := new(http.Transport)
+	return "http://" + l.Addr().String(), &http.Client{Transport: transport}, func() {
+		transport.CloseIdleConnections()
+		_ = s.Close()
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("serving ended with %v", err)
+		}
+	}
+}
+
+func ingress(t *testing.T, server string, apart bool) {
 	const slots = 8
 	recorder := outcomes{ended: make(chan string, 100)}
 	log := slog.New(slog.DiscardHandler)
@@ -144,12 +176,10 @@ func ingress(t *testing.T, version int, apart bool) {
 	}
 	h := gateway.New(gateway.Options{Agent: a, Log: log})
 	h.SetRoutes(routes)
-	server := httptest.NewUnstartedServer(nil)
-	server.Config, server.EnableHTTP2 = gateway.NewServer(h, log), version == 2
-	server.StartTLS()
-	defer server.Close()
-	client := server.Client()
-	url := server.URL + "/echo/"
+	base, client, end := listen(t, server, h, opts.Apart, log)
+	end = sync.OnceFunc(end)
+	defer end()
+	url := base + "/echo/"
 	ends := func(want string) {
 		t.Helper()
 		select {
@@ -168,7 +198,7 @@ func ingress(t *testing.T, version int, apart bool) {
 			return err
 		}
 		defer resp.Body.Close()
-		if got, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 || resp.ProtoMajor != version || !bytes.Equal(got, text) {
+		if got, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 || resp.ProtoMajor != servers[server] || !bytes.Equal(got, text) {
 			return fmt.Errorf("%d by HTTP/%d, %d bytes, %w", resp.StatusCode, resp.ProtoMajor, len(got), err)
 		}
 		return nil
@@ -231,7 +261,7 @@ func ingress(t *testing.T, version int, apart bool) {
 	}
 	ends("error")
 
-	resp, err := client.Post(server.URL+"/defect/", "text/plain", bytes.NewReader([]byte("x")))
+	resp, err := client.Post(base+"/defect/", "text/plain", bytes.NewReader([]byte("x")))
 	if err == nil { // the head was out
 		_, err = io.ReadAll(resp.Body)
 		_ = resp.Body.Close()
@@ -246,7 +276,7 @@ func ingress(t *testing.T, version int, apart bool) {
 		}
 		ends("ok")
 	}
-	server.Close()
+	end()
 	for name, task := range map[string]*task{"echo": echo, "defect": defect} {
 		task.slots.mu.Lock()
 		if busy, free := task.pool.busy.Load(), task.slots.free; free != slots || busy != 0 {

@@ -16,7 +16,7 @@ func TestWhatRunsApartPanicsInItsCaller(t *testing.T) {
 			a.apart.spoiled = a.opts.Apart
 		}
 		ran := false
-		if a.run(func() { ran = true }); !ran {
+		if a.run(t.Context(), func() { ran = true }); !ran {
 			t.Errorf("apart %v: it did not run", apart)
 		}
 		func() {
@@ -25,7 +25,7 @@ func TestWhatRunsApartPanicsInItsCaller(t *testing.T) {
 					t.Errorf("apart %v: the panic was %v", apart, p)
 				}
 			}()
-			a.run(func() { panic("x") })
+			a.run(t.Context(), func() { panic("x") })
 			t.Errorf("apart %v: the panic is lost", apart)
 		}()
 	}

@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/ripstop-vm/ripstop/internal/lazyctx"
+	"github.com/ripstop-vm/ripstop/internal/loop"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
@@ -94,6 +95,7 @@ func (a *Agent) enter(ctx context.Context, name string) (*task, *job, error) {
 			return nil, nil, &wire.Problem{Code: "starting", Status: http.StatusServiceUnavailable, Title: "The job is starting", Detail: "the job's first task is not ready yet; try again"}
 		}
 		hold = holdStarting
+		loop.Leave(ctx)
 		timer := a.opts.Clock.NewTimer(hold)
 		select {
 		case <-j.ready:
@@ -191,13 +193,14 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	a.opts.Recorder.Inflight(name, 1)
 	defer a.opts.Recorder.Inflight(name, -1)
 	if j.running.begin() {
+		loop.Leave(ctx) // who is told may be busy
 		a.reports.flush(ctx, wire.Report{Kind: wire.ReportRunning, Job: name, Version: t.assigned.Version, Invocation: info.Invocation})
 	}
 	defer j.running.endOne()
 
 	var result guest.Result
 	cold := false
-	a.run(func() {
+	a.run(ctx, func() {
 		var turn guest.Turn
 		if turn, err = t.program.Turn(ctx, r); err != nil {
 			return
@@ -234,9 +237,10 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	return result.HeadSent, answer
 }
 
-// run calls f, which runs a guest: in a goroutine of its own if its thread may have to end with that. f's panic is the caller's.
-func (a *Agent) run(f func()) {
-	if a.opts.Apart == nil {
+// run calls f, which runs a guest: in a goroutine of its own if its thread may have to end with that, and the caller's is not a loop's, which sees
+// to that itself. f's panic is the caller's.
+func (a *Agent) run(ctx context.Context, f func()) {
+	if a.opts.Apart == nil || loop.In(ctx) {
 		f()
 		return
 	}

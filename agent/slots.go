@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"sync"
+
+	"github.com/ripstop-vm/ripstop/internal/loop"
 )
 
 // errQueueFull reports that as many invocations wait as may.
@@ -47,6 +49,7 @@ func (s *slots) take(ctx context.Context, queued bool) error {
 		s.extra++
 	}
 	s.mu.Unlock()
+	loop.Leave(ctx)
 	select {
 	case <-turn:
 		return nil

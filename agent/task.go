@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/ripstop-vm/ripstop/internal/loop"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/ripstop-vm/ripstop/runtime"
@@ -121,6 +122,7 @@ func (t *task) take(ctx context.Context, turn *guest.Turn) (m made, cold bool, e
 	m, ok := t.pool.pop()
 	if !ok {
 		turn.End()
+		loop.Leave(ctx)
 		if m, err = t.make(ctx); err != nil {
 			t.pool.end()
 		}

@@ -7,10 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -282,54 +280,4 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 		MaxHeaderBytes:    MaxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-}
-
-// A Gate lets at most n connections of a listener be open at once; the others wait in the kernel's backlog.
-func Gate(l net.Listener, n int) net.Listener {
-	return &gated{Listener: l, slots: make(chan struct{}, n), done: make(chan struct{})}
-}
-
-type gated struct {
-	net.Listener
-	slots  chan struct{}
-	done   chan struct{}
-	closed atomic.Bool
-}
-
-func (g *gated) Accept() (net.Conn, error) {
-	select {
-	case g.slots <- struct{}{}:
-	case <-g.done:
-		return nil, net.ErrClosed
-	}
-	c, err := g.Listener.Accept()
-	if err != nil {
-		<-g.slots
-		return nil, err
-	}
-	return &gatedConn{Conn: c, free: func() { <-g.slots }}, nil
-}
-
-func (g *gated) Close() error {
-	if !g.closed.Swap(true) {
-		close(g.done)
-	}
-	return g.Listener.Close()
-}
-
-type gatedConn struct {
-	net.Conn
-	closed atomic.Bool
-	free   func()
-}
-
-// ReadFrom keeps the kernel's own copying for large bodies.
-func (c *gatedConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
-
-func (c *gatedConn) Close() error {
-	err := c.Conn.Close()
-	if !c.closed.Swap(true) {
-		c.free()
-	}
-	return err
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/ripstop-vm/ripstop/agent/supervisor"
 	"github.com/ripstop-vm/ripstop/agent/wall"
 	"github.com/ripstop-vm/ripstop/gateway"
+	"github.com/ripstop-vm/ripstop/gateway/reactor"
 	"github.com/ripstop-vm/ripstop/internal/telemetry"
 	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/ripstop-vm/ripstop/runtime"
@@ -70,9 +71,13 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	}
 	log = log.With("process", "worker")
 	slog.SetDefault(log)
-	shared, apart, err := processors(log)
+	shared, spoiled, ends, err := processors(log)
 	if err != nil {
 		return err
+	}
+	apart := spoiled
+	if !ends {
+		apart = nil // a connection's goroutine may run its guest
 	}
 	conn, err := inheritedConn(supervisor.LinkFD)
 	if err != nil {
@@ -108,7 +113,9 @@ func runWorker(ctx context.Context, c workerConfig) error {
 		return err
 	}
 	handler = gateway.New(gateway.Options{Agent: a, Recorder: tel.Ingress(), Tracer: tel.Tracer(), Log: log})
-	server := gateway.NewServer(handler, log)
+	server := reactor.New(reactor.Options{
+		HTTP: gateway.NewServer(handler, log), Runners: shared.Tokens(), Connections: maxConnections, Spoiled: spoiled, Spoils: shared.Slice(), Log: log,
+	})
 	confine(log, c)
 	running := make(chan error, 1)
 	go func() { running <- a.Run(ctx) }()
@@ -125,7 +132,7 @@ func runWorker(ctx context.Context, c workerConfig) error {
 			serving <- nil
 			return
 		}
-		serving <- server.Serve(gateway.Gate(listener, maxConnections))
+		serving <- server.Serve(listener)
 	}()
 
 	var failed error
@@ -162,9 +169,9 @@ func runWorker(ctx context.Context, c workerConfig) error {
 // processors has guests run on as many Ps as there are cores, or as the process may use of them. GOMAXPROCS is one more, which keeps Go's scheduler
 // looking after the network; and that twice and one more while there are long runs: a guest that lost its turn goes on up to its next tick, which takes
 // a while where the kernel runs others first. What the environment says stays, as far as guests can run at all. Guests that compute for long do so behind requests;
-// where the priority of threads cannot be lowered, they leave one core to others instead. apart is nil unless a thread that was lowered has to end with
-// its goroutine, and reports whether the calling one has to.
-func processors(log *slog.Logger) (shared *processor.Processor, apart func() bool, err error) {
+// where the priority of threads cannot be lowered, they leave one core to others instead. spoiled reports whether the calling thread was lowered, and has to end
+// with its goroutine if that has left its guest; ends says that such threads do not become what they were. Both mean nothing where none is lowered.
+func processors(log *slog.Logger) (shared *processor.Processor, spoiled func() bool, ends bool, err error) {
 	procs := goruntime.GOMAXPROCS(0)
 	tokens, most := procs, 0
 	if os.Getenv("GOMAXPROCS") == "" {
@@ -181,7 +188,7 @@ func processors(log *slog.Logger) (shared *processor.Processor, apart func() boo
 		log.Info("guests that compute for long run on one core fewer", "reason", err)
 		goruntime.GOMAXPROCS(max(procs, most))
 		shared, err = processor.New(processor.Options{Tokens: tokens, Longs: max(tokens-1, 1)})
-		return shared, nil, err
+		return shared, nil, false, err
 	}
 	goruntime.GOMAXPROCS(procs)
 	var lowered sync.Once // it is said once: a failure repeats itself
@@ -198,10 +205,7 @@ func processors(log *slog.Logger) (shared *processor.Processor, apart func() boo
 		Yield:     processor.Yield,
 		Computed:  processor.Computed,
 	})
-	if !threads.Raises() {
-		apart = threads.Lowered
-	}
-	return shared, apart, err
+	return shared, threads.Lowered, !threads.Raises(), err
 }
 
 // taken is run once the wall stands. Only tests set it: it stands for a worker that a guest has taken over.

@@ -3,6 +3,8 @@ package hostcall
 import (
 	"context"
 	"time"
+
+	"github.com/ripstop-vm/ripstop/internal/loop"
 )
 
 // Turns is a sandbox's place among those that share the processor (package processor).
@@ -22,6 +24,7 @@ func (d *Door) Share(t Turns) { d.turns = t }
 
 // Block gives up the sandbox's turn at the processor: the call is about to wait for something. Unblock is due after it.
 func (c *Call) Block() {
+	loop.Leave(c.door.ctx)
 	if c.door.turns != nil {
 		c.door.turns.Block()
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
+	"github.com/ripstop-vm/ripstop/internal/loop"
 )
 
 // Bounds of a share's weight.
@@ -115,6 +116,9 @@ func New(opts Options) (*Processor, error) {
 	}
 	return p, nil
 }
+
+// Tokens is Options.Tokens: how many runs hold one at once.
+func (p *Processor) Tokens() int { return p.tokens }
 
 // Slice is Options.Slice: how long a run has held a token at least before OnLong is called in it.
 func (p *Processor) Slice() time.Duration { return p.queue.slice }
@@ -301,6 +305,7 @@ func (r *Run) goes(now time.Duration) {
 // wait returns when the run was given a token. If ctx ends first it has none, and is out.
 func (r *Run) wait(ctx context.Context) error {
 	p := r.share.p
+	loop.Leave(ctx)
 	select {
 	case <-r.wake:
 		r.goes(p.now())
@@ -350,9 +355,12 @@ func (r *Run) Tick(ctx context.Context) error {
 	p := r.share.p
 	now := p.now()
 	r.took = now - r.ticked
-	if p.yield != nil && now >= r.yields {
-		p.yield()
-		now = p.now()
+	if now >= r.yields {
+		loop.Leave(ctx)
+		if p.yield != nil {
+			p.yield()
+			now = p.now()
+		}
 		r.goes(now)
 	}
 	r.ticked = now

@@ -1,0 +1,590 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ripstop-vm/ripstop/internal/clock"
+)
+
+const (
+	bufferSize  = 8 << 10              // of what is read at once, in bytes: longer requests are net/http's
+	maxSpare    = 256                  // goroutines that left the loop and wait to be needed again
+	overdue     = 2 * time.Millisecond // after which a handler has left the loop even if it does not say so
+	sweepEvery  = time.Second          // how often connections are looked through for idle ones
+	watchRounds = 50                   // looks for overdue handlers without any handler at work, before that is given up for a while
+)
+
+// polling is the part of a Server that waits for connections.
+type polling struct {
+	epoll    *os.File // of all connections that are not net/http's
+	next     atomic.Uint64
+	watching atomic.Bool
+	watch    chan struct{} // has a value when watching is to begin again
+
+	mu      sync.Mutex
+	ready   bool // Serve has begun
+	conns   map[uint64]*conn
+	empty   chan struct{} // closed when conns is empty, if somebody waits for that
+	runners []*runner     // in the loop
+	spare   []*runner     // outside of it, which wait
+	ended   bool          // the loop is over
+}
+
+// conn is a connection that is the loop's.
+type conn struct {
+	s      *Server
+	id     uint64 // unlike fd it is never used again
+	fd     int
+	remote net.Addr
+
+	mu      sync.Mutex
+	busy    bool // somebody has it, who alone reads, writes and closes it
+	more    bool // there was something to read meanwhile
+	gone    bool // the client sends no more
+	used    bool // there was a request
+	post    bool // the last one was a POST; of who has it
+	since   time.Duration
+	request *exchange // under way
+}
+
+// serve accepts connections and runs the loop.
+func (s *Server) serve(l net.Listener) error {
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		return s.opts.HTTP.Serve(gated{l, s})
+	}
+	if err := s.begin(l.Addr()); err != nil {
+		return err
+	}
+	own, err := tcp.File() // a net.Listener's own descriptor cannot be waited for
+	if err != nil {
+		return fmt.Errorf("accept connections: %w", err)
+	}
+	defer own.Close()
+	defer context.AfterFunc(s.accepting, func() { _ = own.Close() })()
+	raw, err := own.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("accept connections: %w", err)
+	}
+	for failures := 0; ; {
+		if !s.acquire() {
+			return nil
+		}
+		fd, from, err := accept(raw)
+		if err != nil {
+			s.release()
+			if s.closing.Load() || errors.Is(err, os.ErrClosed) {
+				return err
+			}
+			s.opts.Log.Warn("accept a connection", "error", err)
+			failures++
+			pause := clock.System.NewTimer(acceptPause(failures))
+			select {
+			case <-pause.C():
+			case <-s.accepting.Done():
+			}
+			pause.Stop()
+			continue
+		}
+		failures = 0
+		s.add(fd, from)
+	}
+}
+
+// begin makes what the loop needs, and starts its goroutines.
+func (s *Server) begin(addr net.Addr) error {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		return fmt.Errorf("wait for connections: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return unix.Close(fd)
+	}
+	s.epoll, s.conns, s.watch = os.NewFile(uintptr(fd), "epoll"), map[uint64]*conn{}, make(chan struct{}, 1)
+	s.handed = newHandOver(addr)
+	s.ready = true
+	go func() { _ = s.opts.HTTP.Serve(s.handed) }() // ends with an error when the server is closed
+	for range s.opts.Runners {
+		s.runLocked()
+	}
+	s.watching.Store(true)
+	go s.watchOverdue()
+	go s.sweep()
+	return nil
+}
+
+// accept waits for a connection.
+func accept(l syscall.RawConn) (fd int, from unix.Sockaddr, err error) {
+	wait := l.Read(func(listener uintptr) bool {
+		for {
+			fd, from, err = unix.Accept4(int(listener), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ECONNABORTED) {
+				return !errors.Is(err, unix.EAGAIN)
+			}
+		}
+	})
+	return fd, from, errors.Join(wait, err)
+}
+
+// keepAlive is how long a connection may be silent before the kernel asks whether the client is still there, in seconds, and between two times that it
+// asks, as in package net.
+const keepAlive = 15
+
+// add makes a connection the loop's.
+func (s *Server) add(fd int, from unix.Sockaddr) {
+	for _, o := range [...]struct{ level, name, value int }{
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepAlive}, {unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepAlive},
+	} {
+		_ = unix.SetsockoptInt(fd, o.level, o.name, o.value) // a connection that fails this has ended, which reading tells
+	}
+	c := &conn{s: s, id: s.next.Add(1), fd: fd, remote: address(from), since: clock.Elapsed()}
+	c.mu.Lock() // whoever learns of it waits
+	s.mu.Lock()
+	if s.closing.Load() {
+		s.mu.Unlock()
+		c.mu.Unlock()
+		_ = unix.Close(fd)
+		s.release()
+		return
+	}
+	s.conns[c.id] = c
+	s.mu.Unlock()
+	err := s.control(unix.EPOLL_CTL_ADD, c)
+	c.busy = err != nil
+	c.mu.Unlock()
+	if err != nil {
+		s.opts.Log.Error("wait for a connection", "error", err)
+		c.close()
+	}
+}
+
+// address is a client's address and port.
+func address(from unix.Sockaddr) net.Addr {
+	switch a := from.(type) {
+	case *unix.SockaddrInet4:
+		return &net.TCPAddr{IP: a.Addr[:], Port: a.Port}
+	case *unix.SockaddrInet6:
+		zone := ""
+		if a.ZoneId != 0 {
+			if i, err := net.InterfaceByIndex(int(a.ZoneId)); err == nil {
+				zone = i.Name
+			}
+		}
+		return &net.TCPAddr{IP: a.Addr[:], Port: a.Port, Zone: zone}
+	}
+	return &net.TCPAddr{}
+}
+
+// control tells epoll of a connection that the caller has, or has locked. Epoll tells once of what comes; and at once, if there is something.
+func (s *Server) control(op int, c *conn) error {
+	e := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(uint32(c.id)), Pad: int32(c.id >> 32)}
+	return unix.EpollCtl(int(s.fd()), op, c.fd, &e)
+}
+
+// fd is epoll's descriptor.
+func (l *polling) fd() (fd uintptr) {
+	raw, err := l.epoll.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(f uintptr) { fd = f })
+	}
+	if err != nil { // it is closed
+		return ^uintptr(0)
+	}
+	return fd
+}
+
+// runner is a goroutine that answers requests in place.
+type runner struct {
+	s     *Server
+	buf   []byte
+	out   []byte
+	wake  chan struct{} // it is in the loop again; closed: it ends
+	began atomic.Int64  // when it began with the request that it answers, as clock.Elapsed, or 0
+	left  atomic.Bool   // it is not in the loop; set under the loop's lock
+}
+
+// runLocked puts one more goroutine into the loop.
+func (s *Server) runLocked() {
+	if n := len(s.spare); n > 0 {
+		r := s.spare[n-1]
+		s.spare[n-1] = nil
+		s.spare = s.spare[:n-1]
+		r.left.Store(false)
+		s.runners = append(s.runners, r)
+		r.wake <- struct{}{}
+		return
+	}
+	r := &runner{s: s, buf: make([]byte, bufferSize), wake: make(chan struct{}, 1)}
+	s.runners = append(s.runners, r)
+	go r.run()
+}
+
+// leave takes the runner out of the loop, and puts another in.
+func (r *runner) leave() {
+	s := r.s
+	if r.left.Load() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.left.Load() || s.ended {
+		return
+	}
+	r.left.Store(true)
+	for i, other := range s.runners {
+		if other == r {
+			s.runners[i] = s.runners[len(s.runners)-1]
+			s.runners = s.runners[:len(s.runners)-1]
+			break
+		}
+	}
+	s.runLocked()
+}
+
+// again reports whether the runner is in the loop, after it waited to be if need be. If it is not, it ends.
+func (r *runner) again() bool {
+	s := r.s
+	s.mu.Lock()
+	switch {
+	case s.ended:
+		s.mu.Unlock()
+		return false
+	case !r.left.Load():
+		s.mu.Unlock()
+		return true
+	case len(s.spare) >= maxSpare:
+		s.mu.Unlock()
+		return false
+	}
+	s.spare = append(s.spare, r)
+	s.mu.Unlock()
+	_, ok := <-r.wake
+	return ok
+}
+
+// run waits for connections and serves them.
+func (r *runner) run() {
+	s := r.s
+	raw, err := s.epoll.SyscallConn()
+	if err != nil {
+		return // it is closed
+	}
+	var events [1]unix.EpollEvent
+	n := 0
+	poll := func(fd uintptr) bool {
+		var err error
+		for {
+			if n, err = unix.EpollWait(int(fd), events[:], 0); !errors.Is(err, unix.EINTR) {
+				return n != 0 || err != nil
+			}
+		}
+	}
+	for r.again() {
+		if raw.Read(poll) != nil {
+			return // it is closed
+		}
+		if n != 1 {
+			continue
+		}
+		e := &events[0]
+		c := s.take(uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32, e.Events)
+		if c != nil && r.serve(c, e.Events&ends != 0) {
+			r.leave() // the goroutine ends, and its thread with it
+			return
+		}
+	}
+}
+
+// ends are the events of a connection on which the client sends no more.
+const ends = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+
+// atEnd reports whether there is nothing left to read before a connection's end. The connection is locked.
+func (c *conn) atEnd() bool {
+	var b [1]byte
+	n, _, err := unix.Recvfrom(c.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return n <= 0 && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+}
+
+// take makes the caller the one that has a connection about which there is something new; nil if somebody else has it, and is told.
+func (s *Server) take(id uint64, events uint32) *conn {
+	s.mu.Lock()
+	c := s.conns[id]
+	s.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.busy {
+		c.busy = true
+		return c
+	}
+	c.more = true
+	if events&ends != 0 && c.fd >= 0 && c.atEnd() {
+		c.gone = true
+		if c.request != nil {
+			c.request.ctx.Cancel(context.Canceled)
+		}
+	}
+	return nil
+}
+
+// rest gives a connection back to the loop.
+func (c *conn) rest() {
+	c.mu.Lock()
+	if c.gone || c.s.closing.Load() {
+		c.mu.Unlock()
+		c.close()
+		return
+	}
+	if c.more {
+		_ = c.s.control(unix.EPOLL_CTL_MOD, c) // which tells of it again, behind others
+	}
+	c.busy, c.more, c.since = false, false, clock.Elapsed()
+	c.mu.Unlock()
+}
+
+// close ends a connection that the caller has.
+func (c *conn) close() {
+	_ = unix.Close(c.takeFD())
+	c.forget()
+}
+
+// takeFD takes the descriptor away from the connection, which the caller has.
+func (c *conn) takeFD() (fd int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fd, c.fd = c.fd, -1
+	return fd
+}
+
+// forget ends the loop's part in a connection, which is closed.
+func (c *conn) forget() {
+	c.s.forget(c)
+	c.s.release()
+}
+
+// forget ends the loop's part in a connection.
+func (s *Server) forget(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c.id)
+	if len(s.conns) == 0 && s.empty != nil {
+		close(s.empty)
+		s.empty = nil
+	}
+}
+
+// detach makes a connection that the caller has one of package net, which the loop tells of no more. forget is due after that.
+func (c *conn) detach() net.Conn {
+	_ = c.s.control(unix.EPOLL_CTL_DEL, c)
+	return &netConn{File: os.NewFile(uintptr(c.takeFD()), "connection"), remote: c.remote}
+}
+
+// handOver makes a connection that the caller has net/http's, with what was read of it. forget is not due after it.
+func (c *conn) handOver(read []byte) {
+	c.give(c.detach(), append([]byte(nil), read...), nil)
+	c.s.forget(c)
+}
+
+// give makes what detach made net/http's.
+func (c *conn) give(nc net.Conn, read []byte, a *adoption) {
+	c.s.handed.give(&handed{Conn: nc, read: read, adoption: a, free: c.s.release})
+}
+
+// watchOverdue has handlers leave the loop that are at work for too long without saying so, until the loop ends.
+func (s *Server) watchOverdue() {
+	t := clock.System.NewTicker(overdue)
+	defer t.Stop()
+	for quiet := 0; ; {
+		if quiet >= watchRounds {
+			t.Stop()
+			s.watching.Store(false)
+			if !s.atWork() || !s.watching.CompareAndSwap(false, true) { // one may have begun before it could know
+				select {
+				case <-s.watch:
+				case <-s.base.Done():
+					return
+				}
+			}
+			t = clock.System.NewTicker(overdue)
+			quiet = 0
+		}
+		select {
+		case <-t.C():
+		case <-s.base.Done():
+			return
+		}
+		now := clock.Elapsed()
+		var late []*runner
+		quiet++
+		s.mu.Lock()
+		for _, r := range s.runners {
+			if began := time.Duration(r.began.Load()); began != 0 {
+				quiet = 0
+				if now-began >= overdue {
+					late = append(late, r)
+				}
+			}
+		}
+		s.mu.Unlock()
+		for _, r := range late {
+			r.leave()
+		}
+	}
+}
+
+// atWork reports whether a handler is, in the loop.
+func (s *Server) atWork() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.runners {
+		if r.began.Load() != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// watched sees to it that somebody watches for overdue handlers.
+func (s *Server) watched() {
+	if !s.watching.Load() && s.watching.CompareAndSwap(false, true) {
+		s.watch <- struct{}{}
+	}
+}
+
+// sweep closes connections on which nothing came for too long, until the loop ends.
+func (s *Server) sweep() {
+	t := clock.System.NewTicker(sweepEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C():
+		case <-s.base.Done():
+			return
+		}
+		now := clock.Elapsed()
+		for _, c := range s.all() {
+			limit := s.opts.HTTP.IdleTimeout
+			c.mu.Lock()
+			if !c.used {
+				limit = s.opts.HTTP.ReadHeaderTimeout
+			}
+			idle := !c.busy && limit > 0 && now-c.since >= limit
+			if idle {
+				c.busy = true
+			}
+			c.mu.Unlock()
+			if idle {
+				c.close()
+			}
+		}
+	}
+}
+
+func (s *Server) all() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*conn, 0, len(s.conns))
+	for _, c := range s.conns {
+		all = append(all, c)
+	}
+	return all
+}
+
+// Shutdown has no more connections accepted, and waits until all requests under way are answered, or ctx ends.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stop()
+	s.mu.Lock()
+	ready := s.ready
+	s.mu.Unlock()
+	if !ready {
+		return s.opts.HTTP.Shutdown(ctx)
+	}
+	s.opts.HTTP.SetKeepAlivesEnabled(false) // it has to take over some until all are done
+	for _, c := range s.all() {
+		c.mu.Lock()
+		mine, used := !c.busy, c.used
+		c.busy = true
+		c.mu.Unlock()
+		switch {
+		case !mine: // rest closes it
+		case used:
+			c.close()
+		default:
+			c.handOver(nil) // its request may be on its way, for which net/http waits
+		}
+	}
+	s.mu.Lock()
+	var empty chan struct{}
+	if len(s.conns) > 0 {
+		if s.empty == nil {
+			s.empty = make(chan struct{})
+		}
+		empty = s.empty
+	}
+	s.mu.Unlock()
+	if empty != nil {
+		select {
+		case <-empty:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return s.opts.HTTP.Shutdown(ctx)
+}
+
+// Close ends everything at once.
+func (s *Server) Close() error {
+	s.stop()
+	s.cancel()
+	err := s.opts.HTTP.Close()
+	s.mu.Lock()
+	if s.ended || !s.ready {
+		s.ended = true
+		s.mu.Unlock()
+		return err
+	}
+	s.ended = true
+	for _, r := range s.spare {
+		close(r.wake)
+	}
+	s.spare = nil
+	s.mu.Unlock()
+	_ = s.handed.Close()
+	for _, c := range s.all() {
+		c.mu.Lock()
+		mine := !c.busy
+		c.busy = true
+		if !mine { // whoever has it closes it
+			c.gone = true
+			if c.fd >= 0 {
+				_ = unix.Shutdown(c.fd, unix.SHUT_RDWR)
+			}
+			if c.request != nil {
+				c.request.ctx.Cancel(context.Canceled)
+			}
+		}
+		c.mu.Unlock()
+		if mine {
+			c.close()
+		}
+	}
+	return errors.Join(err, s.epoll.Close())
+}

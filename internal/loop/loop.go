@@ -1,0 +1,26 @@
+// Package loop lets work that the goroutine of an event loop does in place tell the loop that it is about to wait, or takes long, so that
+// another goroutine goes on with what else there is.
+package loop
+
+import "context"
+
+// Loop is the loop that does something in place.
+type Loop interface {
+	// Leave has the loop go on without the work that asks for it. It may be called by any goroutine, more than once, and once the work is done.
+	Leave()
+}
+
+type key struct{}
+
+// Key is under which the context of work done in place has its Loop.
+var Key any = key{}
+
+// Leave has the loop that does ctx's work go on without it, if there is one.
+func Leave(ctx context.Context) {
+	if l, ok := ctx.Value(Key).(Loop); ok {
+		l.Leave()
+	}
+}
+
+// In reports whether a loop does ctx's work in place.
+func In(ctx context.Context) bool { return ctx.Value(Key) != nil }
