@@ -26,13 +26,15 @@ const (
 
 // polling is the part of a Server that waits for connections.
 type polling struct {
-	epoll    *os.File // of all connections that are not net/http's
+	epoll    int // of all connections that are not net/http's
+	over     int // eventfd: readable once the loop is over
 	next     atomic.Uint64
 	watching atomic.Bool
 	watch    chan struct{} // has a value when watching is to begin again
 
 	mu      sync.Mutex
 	ready   bool // Serve has begun
+	users   int  // of epoll and over
 	conns   map[uint64]*conn
 	empty   chan struct{} // closed when conns is empty, if somebody waits for that
 	runners []*runner     // in the loop
@@ -63,9 +65,10 @@ func (s *Server) serve(l net.Listener) error {
 	if !ok {
 		return s.opts.HTTP.Serve(gated{l, s})
 	}
-	if err := s.begin(l.Addr()); err != nil {
+	if begun, err := s.begin(l.Addr()); !begun {
 		return err
 	}
+	defer s.drop()
 	own, err := tcp.File() // a net.Listener's own descriptor cannot be waited for
 	if err != nil {
 		return fmt.Errorf("accept connections: %w", err)
@@ -101,21 +104,19 @@ func (s *Server) serve(l net.Listener) error {
 	}
 }
 
-// begin makes what the loop needs, and starts its goroutines.
-func (s *Server) begin(addr net.Addr) error {
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
+// begin makes what the loop needs, and starts its goroutines. The caller holds the loop then. It does nothing once the loop is over.
+func (s *Server) begin(addr net.Addr) (begun bool, err error) {
+	epoll, over, err := newEpoll()
 	if err != nil {
-		return fmt.Errorf("wait for connections: %w", err)
+		return false, fmt.Errorf("wait for connections: %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		return unix.Close(fd)
+		return false, errors.Join(unix.Close(epoll), unix.Close(over))
 	}
-	s.epoll, s.conns, s.watch = os.NewFile(uintptr(fd), "epoll"), map[uint64]*conn{}, make(chan struct{}, 1)
+	s.epoll, s.over, s.users = epoll, over, 2 // until the end, and for who accepts
+	s.conns, s.watch = map[uint64]*conn{}, make(chan struct{}, 1)
 	s.handed = newHandOver(addr)
 	s.ready = true
 	go func() { _ = s.opts.HTTP.Serve(s.handed) }() // ends with an error when the server is closed
@@ -125,7 +126,21 @@ func (s *Server) begin(addr net.Addr) error {
 	s.watching.Store(true)
 	go s.watchOverdue()
 	go s.sweep()
-	return nil
+	return true, nil
+}
+
+// newEpoll makes what a loop waits with, and what ends it.
+func newEpoll() (epoll, over int, err error) {
+	if epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return 0, 0, err
+	}
+	if over, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return 0, 0, errors.Join(err, unix.Close(epoll))
+	}
+	if err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, over, &unix.EpollEvent{Events: unix.EPOLLIN}); err != nil { // as of connection 0, which is none
+		return 0, 0, errors.Join(err, unix.Close(epoll), unix.Close(over))
+	}
+	return epoll, over, nil
 }
 
 // accept waits for a connection.
@@ -191,22 +206,30 @@ func address(from unix.Sockaddr) net.Addr {
 	return &net.TCPAddr{}
 }
 
-// control tells epoll of a connection that the caller has, or has locked. Epoll tells once of what comes; and at once, if there is something.
+// control tells epoll, which the caller holds, of a connection that the caller has, or has locked. Epoll tells once of what comes; and at once, if there is something.
 func (s *Server) control(op int, c *conn) error {
 	e := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(uint32(c.id)), Pad: int32(c.id >> 32)}
-	return unix.EpollCtl(int(s.fd()), op, c.fd, &e)
+	return unix.EpollCtl(s.epoll, op, c.fd, &e)
 }
 
-// fd is epoll's descriptor.
-func (l *polling) fd() (fd uintptr) {
-	raw, err := l.epoll.SyscallConn()
-	if err == nil {
-		err = raw.Control(func(f uintptr) { fd = f })
+// hold keeps the loop's descriptors open until drop; false if they are closed.
+func (s *Server) hold() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users == 0 {
+		return false
 	}
-	if err != nil { // it is closed
-		return ^uintptr(0)
+	s.users++
+	return true
+}
+
+// drop ends what hold began, and closes the descriptors once nobody holds them.
+func (s *Server) drop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users--; s.users == 0 {
+		_, _ = unix.Close(s.epoll), unix.Close(s.over)
 	}
-	return fd
 }
 
 // runner is a goroutine that answers requests in place.
@@ -232,6 +255,7 @@ func (s *Server) runLocked() {
 	}
 	r := &runner{s: s, buf: make([]byte, bufferSize), wake: make(chan struct{}, 1)}
 	s.runners = append(s.runners, r)
+	s.users++
 	go r.run()
 }
 
@@ -278,31 +302,25 @@ func (r *runner) again() bool {
 	return ok
 }
 
-// run waits for connections and serves them.
+// run waits for connections and serves them. It waits in the system call, and not in Go's poller, which would be asked after it and have another
+// thread take this goroutine up: then most requests would cost two switches of threads.
 func (r *runner) run() {
 	s := r.s
-	raw, err := s.epoll.SyscallConn()
-	if err != nil {
-		return // it is closed
-	}
+	defer s.drop()
 	var events [1]unix.EpollEvent
-	n := 0
-	poll := func(fd uintptr) bool {
-		var err error
-		for {
-			if n, err = unix.EpollWait(int(fd), events[:], 0); !errors.Is(err, unix.EINTR) {
-				return n != 0 || err != nil
-			}
-		}
-	}
 	for r.again() {
-		if raw.Read(poll) != nil {
-			return // it is closed
-		}
-		if n != 1 {
+		n, err := unix.EpollWait(s.epoll, events[:], -1)
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
+		if err != nil {
+			s.opts.Log.Error("wait for connections", "error", err)
+			return
+		}
 		e := &events[0]
+		if n != 1 || e.Fd == 0 && e.Pad == 0 { // the loop ends
+			continue
+		}
 		c := s.take(uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32, e.Events)
 		if c != nil && r.serve(c, e.Events&ends != 0) {
 			r.leave() // the goroutine ends, and its thread with it
@@ -514,9 +532,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	ready := s.ready
 	s.mu.Unlock()
-	if !ready {
+	if !ready || !s.hold() {
 		return s.opts.HTTP.Shutdown(ctx)
 	}
+	defer s.drop()
 	s.opts.HTTP.SetKeepAlivesEnabled(false) // it has to take over some until all are done
 	for _, c := range s.all() {
 		c.mu.Lock()
@@ -586,5 +605,7 @@ func (s *Server) Close() error {
 			c.close()
 		}
 	}
-	return errors.Join(err, s.epoll.Close())
+	_, failed := unix.Write(s.over, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	s.drop()
+	return errors.Join(err, failed)
 }
