@@ -102,7 +102,7 @@ func (r *runner) serve(c *conn, ending bool) (spoiled bool) {
 		c.handOver(read)
 		return false
 	}
-	req.RemoteAddr = c.remote.String()
+	req.RemoteAddr = c.client
 	c.post = req.Method == http.MethodPost
 	x.reply = reply{x: x, header: make(http.Header, 8)}
 	x.runner.Store(r)

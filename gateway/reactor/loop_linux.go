@@ -48,6 +48,7 @@ type conn struct {
 	id     uint64 // unlike fd it is never used again
 	fd     int
 	remote net.Addr
+	client string // remote
 
 	mu      sync.Mutex
 	busy    bool // somebody has it, who alone reads, writes and closes it
@@ -168,7 +169,8 @@ func (s *Server) add(fd int, from unix.Sockaddr) {
 	} {
 		_ = unix.SetsockoptInt(fd, o.level, o.name, o.value) // a connection that fails this has ended, which reading tells
 	}
-	c := &conn{s: s, id: s.next.Add(1), fd: fd, remote: address(from), since: clock.Elapsed()}
+	remote := address(from)
+	c := &conn{s: s, id: s.next.Add(1), fd: fd, remote: remote, client: remote.String(), since: clock.Elapsed()}
 	c.mu.Lock() // whoever learns of it waits
 	s.mu.Lock()
 	if s.closing.Load() {
