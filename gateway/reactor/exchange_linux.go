@@ -122,7 +122,7 @@ func (r *runner) serve(c *conn, ending bool) (spoiled bool) {
 		c.mu.Lock()
 		c.request = nil
 		c.mu.Unlock()
-		r.finish(x, req.Method, well)
+		r.finish(x, req, well)
 	}
 	if x.adoption != nil { // perhaps only just now
 		x.adoption.abort = !well
@@ -165,14 +165,14 @@ func (x *exchange) handle(req *http.Request) (well bool) {
 }
 
 // finish sends an answer that was kept.
-func (r *runner) finish(x *exchange, method string, well bool) {
+func (r *runner) finish(x *exchange, req *http.Request, well bool) {
 	c := x.conn
 	if !well {
 		c.close()
 		return
 	}
-	last := r.s.closing.Load()
-	out, ok := x.reply.encode(r.out[:0], method, date(), last)
+	last := req.Close || r.s.closing.Load()
+	out, ok := x.reply.encode(r.out[:0], req.Method, date(), last)
 	r.out = out[:0]
 	if !ok {
 		_ = x.reply.becomeReal() // a client that left misses nothing
@@ -184,6 +184,8 @@ func (r *runner) finish(x *exchange, method string, well bool) {
 		c.close()
 	case n < len(out):
 		c.sendRest(append([]byte(nil), out[n:]...), x.reply.deadline(), last)
+	case last:
+		c.close()
 	default:
 		c.rest()
 	}

@@ -16,7 +16,7 @@ import (
 const maxFields = 64
 
 // parse reads the request that b is into r, whose context is kept. It is false, and r of no use, unless the request is plain: all of b and
-// nothing else, in HTTP/1.1 (RFC 9112) as every client writes it, about nothing that concerns the connection. r.Body reads from b.
+// nothing else, in HTTP/1.1 (RFC 9112) as every client writes it, about nothing that concerns the connection but its end. r.Body reads from b.
 func parse(b []byte, r *http.Request) bool {
 	end := bytes.Index(b, []byte("\r\n\r\n"))
 	if end < 0 {
@@ -117,7 +117,10 @@ func parseFields(fields string, r *http.Request) bool {
 			}
 			r.ContentLength = int64(length)
 		case "Connection":
-			if !strings.EqualFold(value, "keep-alive") {
+			switch {
+			case strings.EqualFold(value, "close"):
+				r.Close = true
+			case !strings.EqualFold(value, "keep-alive"):
 				return false
 			}
 		case "Expect", "Pragma", "Trailer", "Transfer-Encoding", "Upgrade":

@@ -19,6 +19,8 @@ var plainRequests = []string{
 	"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Type: text/plain\r\n\r\nbody",
 	"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: Keep-Alive\r\n\r\n",
 	"HEAD //x/../y HTTP/1.1\r\nHost: [::1]:8080\r\nCookie: a=b; c=\"d\"\r\n\r\n",
+	"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+	"GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nConnection: Close\r\n\r\n",
 	"OPTIONS /a;b HTTP/1.1\r\nHost: a\r\nX: caf\xc3\xa9\r\n\r\n",
 }
 
@@ -43,7 +45,6 @@ var notPlain = map[string]string{
 	"two lengths":             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nbody",
 	"a signed length":         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +4\r\n\r\nbody",
 	"chunks":                  "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-	"close":                   "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
 	"an upgrade":              "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
 	"a field of one hop":      "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, x\r\nX: y\r\n\r\n",
 	"an expectation":          "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\nbody",
@@ -108,7 +109,7 @@ func checkParsed(t *testing.T, text string) {
 	switch {
 	case got.Method != want.Method, !reflect.DeepEqual(got.URL, want.URL), got.RequestURI != want.RequestURI, got.Proto != want.Proto,
 		got.ProtoMajor != want.ProtoMajor, got.ProtoMinor != want.ProtoMinor, got.Host != want.Host, got.ContentLength != want.ContentLength,
-		!reflect.DeepEqual(got.Header, want.Header), want.Close, want.TransferEncoding != nil, want.Trailer != nil:
+		!reflect.DeepEqual(got.Header, want.Header), got.Close != want.Close, want.TransferEncoding != nil, want.Trailer != nil:
 		t.Errorf("%q:\n%+v, want\n%+v", text, got, want)
 	}
 	// What net/http's server refuses besides.
