@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -88,6 +89,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := string(ids.NewInvocation())
 	w.Header()[HeaderInvocation] = []string{id}
 	rec := &statusWriter{ResponseWriter: w}
+	if r.ContentLength != 0 && r.ProtoMajor == 1 {
+		rec.body = &requestBody{ReadCloser: r.Body, chunked: r.ContentLength < 0}
+		r.Body = rec.body
+	}
 	job := ""
 	defer func() {
 		if h.opts.Recorder != nil {
@@ -182,8 +187,9 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, id string, p *w
 	if p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable {
 		header.Set("Retry-After", "1")
 	}
-	if p.Status == http.StatusRequestEntityTooLarge {
-		header.Set("Connection", "close")
+	if rec, ok := w.(*statusWriter); p.Status == http.StatusRequestEntityTooLarge || ok && rec.body.unread() {
+		header.Set("Connection", "close") // the server would wait for the rest
+		_ = http.NewResponseController(w).SetReadDeadline(h.opts.Clock.Now().Add(restWait))
 	}
 	w.WriteHeader(p.Status)
 	if r.Method != http.MethodHead {
@@ -246,29 +252,61 @@ func traceHeaders(ctx context.Context, h http.Header) {
 	h["Traceparent"] = []string{string(b)}
 }
 
+// restWait is how long the server waits for the rest of a request's body once it has answered with a problem.
+const restWait = time.Second
+
+// requestBody is a body in HTTP/1 that knows whether it was read to its end.
+type requestBody struct {
+	io.ReadCloser
+	chunked bool
+	ended   atomic.Bool
+}
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
+	return n, err
+}
+
+// unread reports whether there may be more to read; of no body, there is not.
+func (b *requestBody) unread() bool { return b != nil && !b.ended.Load() }
+
 // statusWriter remembers the status sent.
 type statusWriter struct {
 	http.ResponseWriter
 	status int
+	body   *requestBody // of the request; nil: it has none, or its end is not the connection's business
 }
 
+// WriteHeader ends the connection with an answer that begins before the end of a chunked body is known. net/http goes on behind a body that turns out to be
+// malformed if the handler may answer before it has read everything (EnableFullDuplex): then what is behind would be a request.
 func (w *statusWriter) WriteHeader(status int) {
 	if w.status == 0 && status >= 200 {
 		w.status = status
+		if w.body.unread() && w.body.chunked {
+			w.Header().Set("Connection", "close")
+		}
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *statusWriter) Write(p []byte) (int, error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.WriteHeader(http.StatusOK)
 	}
 	return w.ResponseWriter.Write(p)
 }
 
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-func (w *statusWriter) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
+func (w *statusWriter) Flush() {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	_ = http.NewResponseController(w.ResponseWriter).Flush()
+}
 
 // NewServer makes the HTTP server of an ingress listener around h, with bounds on what a client may hold open.
 func NewServer(h http.Handler, log *slog.Logger) *http.Server {

@@ -266,6 +266,7 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 		log.Error("the server ends", "error", err)
 	}
 	log.Info("stopping", "drain", o.drain)
+	_, _ = ingress.Close(), ingressFile.Close() // with the worker's copy, which goes as it drains, clients are refused and may go elsewhere
 	drain, cancel := context.WithTimeout(life, o.drain+time.Second)
 	defer cancel()
 	if e := server.Shutdown(drain); e != nil {

@@ -136,6 +136,7 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	}()
 
 	var failed error
+	cut := false // guests still run, whose sandboxes nobody can close
 	select {
 	case failed = <-running:
 		running <- failed
@@ -152,6 +153,7 @@ func runWorker(ctx context.Context, c workerConfig) error {
 		drain, end := context.WithTimeout(context.WithoutCancel(ctx), max(c.Drain, time.Second))
 		if err := server.Shutdown(drain); err != nil {
 			log.Warn("invocations were cut off", "error", err)
+			cut = true
 		}
 		a.Wait(drain)
 		end()
@@ -163,7 +165,11 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	<-collecting
 	flush, end := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer end()
-	return errors.Join(failed, tel.Shutdown(flush), a.Close())
+	closed := a.Close()
+	if cut {
+		closed = nil
+	}
+	return errors.Join(failed, tel.Shutdown(flush), closed)
 }
 
 // processors has guests run on as many Ps as there are cores, or as the process may use of them. GOMAXPROCS is one more, which keeps Go's scheduler

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -174,7 +175,13 @@ func (w *reply) encode(b []byte, method, date string, last bool) ([]byte, bool) 
 	}
 	b = append(b, "\r\n"...)
 	length := false
-	for name, values := range w.header {
+	names := make([]string, 0, 16) // on the stack, mostly
+	for name := range w.header {
+		names = append(names, name)
+	}
+	slices.Sort(names) // as net/http does
+	for _, name := range names {
+		values := w.header[name]
 		switch name {
 		case "Connection", "Trailer", "Transfer-Encoding", "Upgrade":
 			return b, false
