@@ -16,8 +16,9 @@ import (
 	"github.com/ripstop-vm/ripstop/runtime/guest"
 )
 
-// told is how many answers a client gets to some text before the server ends the connection, and whether that does within a second or two.
-func told(t *testing.T, h http.Handler, text string) (answers []string, ended bool) {
+// told is what answers a client gets to some text, whose parts it sends after a while each, before the server ends the connection; and whether that
+// ends it at all.
+func told(t *testing.T, h http.Handler, text ...string) (answers []string, ended bool) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -32,8 +33,11 @@ func told(t *testing.T, h http.Handler, text string) (answers []string, ended bo
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	if _, err := io.WriteString(c, text); err != nil {
-		t.Fatal(err)
+	for i, part := range text {
+		if i > 0 {
+			time.Sleep(100 * time.Millisecond) // the server is to have answered the last: it reads what comes later with the next
+		}
+		_, _ = io.WriteString(c, part) // the server may have ended the connection
 	}
 	for r := bufio.NewReader(c); ; {
 		resp, err := http.ReadResponse(r, nil)
@@ -108,5 +112,25 @@ func TestAFailureEndsTheConnectionOfABodyThatDoesNotCome(t *testing.T) {
 	})
 	if answers, ended := told(t, h, "POST /j/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nabc"); len(answers) != 1 || !ended {
 		t.Errorf("%q, ended: %t", answers, ended)
+	}
+}
+
+// The rest of a body that comes after the answer is no request either.
+func TestWhatIsLeftOfABodyIsNoRequest(t *testing.T) {
+	served := 0
+	h := handler(t, func(_ guest.ServeInfo, w http.ResponseWriter, r *http.Request) (bool, error) {
+		served++
+		c := http.NewResponseController(w)
+		_ = c.EnableFullDuplex()
+		_ = c.SetReadDeadline(time.Unix(1, 0)) // as package guest gives up a body
+		_ = r.Body.Close()
+		_ = c.SetReadDeadline(time.Time{})
+		_, _ = io.WriteString(w, r.URL.Path)
+		return true, nil
+	})
+	rest := "GET /j/second HTTP/1.1\r\nHost: x\r\n\r\n"
+	answers, ended := told(t, h, fmt.Sprintf("POST /j/first HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", 1+len(rest)), "x", rest)
+	if served != 1 || len(answers) != 1 || !ended {
+		t.Errorf("it is answered by %q, of %d requests; ended: %t", answers, served, ended)
 	}
 }

@@ -90,7 +90,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header()[HeaderInvocation] = []string{id}
 	rec := &statusWriter{ResponseWriter: w}
 	if r.ContentLength != 0 && r.ProtoMajor == 1 {
-		rec.body = &requestBody{ReadCloser: r.Body, chunked: r.ContentLength < 0}
+		rec.body = &requestBody{ReadCloser: r.Body}
 		r.Body = rec.body
 	}
 	job := ""
@@ -176,7 +176,7 @@ type page struct {
 	Invocation string `json:"invocation"`
 }
 
-func (h *Handler) answer(w http.ResponseWriter, r *http.Request, id string, p *wire.Problem) {
+func (h *Handler) answer(w *statusWriter, r *http.Request, id string, p *wire.Problem) {
 	body, err := json.Marshal(page{Type: "urn:ripstop:problem:" + p.Code, Title: p.Title, Status: p.Status, Detail: p.Detail, Code: p.Code, Invocation: id})
 	if err != nil {
 		body = nil // strings and numbers always encode
@@ -187,8 +187,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, id string, p *w
 	if p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable {
 		header.Set("Retry-After", "1")
 	}
-	if rec, ok := w.(*statusWriter); p.Status == http.StatusRequestEntityTooLarge || ok && rec.body.unread() {
-		header.Set("Connection", "close") // the server would wait for the rest
+	if w.body.unread() { // the server waits for the rest, but not for long
 		_ = http.NewResponseController(w).SetReadDeadline(h.opts.Clock.Now().Add(restWait))
 	}
 	w.WriteHeader(p.Status)
@@ -258,8 +257,7 @@ const restWait = time.Second
 // requestBody is a body in HTTP/1 that knows whether it was read to its end.
 type requestBody struct {
 	io.ReadCloser
-	chunked bool
-	ended   atomic.Bool
+	ended atomic.Bool
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
@@ -280,12 +278,13 @@ type statusWriter struct {
 	body   *requestBody // of the request; nil: it has none, or its end is not the connection's business
 }
 
-// WriteHeader ends the connection with an answer that begins before the end of a chunked body is known. net/http goes on behind a body that turns out to be
-// malformed if the handler may answer before it has read everything (EnableFullDuplex): then what is behind would be a request.
+// WriteHeader ends the connection with an answer that begins before the request's body has ended. Where the handler may answer before it has read
+// everything (EnableFullDuplex), net/http goes on behind a body that turns out to be malformed, and in the middle of one whose rest it could not wait
+// for: then what a client has put there would be a request.
 func (w *statusWriter) WriteHeader(status int) {
 	if w.status == 0 && status >= 200 {
 		w.status = status
-		if w.body.unread() && w.body.chunked {
+		if w.body.unread() {
 			w.Header().Set("Connection", "close")
 		}
 	}
