@@ -124,7 +124,7 @@ func TestAStreamedAnswerToAPostIsSentWholeAndItsConnectionServesOn(t *testing.T)
 					if !eof { // clientBody.interrupt, before the rest of the stream is sent
 						_ = control.SetReadDeadline(time.Unix(1, 0))
 					}
-					time.Sleep(50 * time.Millisecond)
+					time.Sleep(50 * time.Millisecond) // for who watches the connection to see a read that failed
 					canceled <- r.Context().Err()
 					fmt.Fprint(w, "second")
 					if !eof { // clientBody.finish
@@ -171,7 +171,7 @@ func TestAShutdownWaitsForAnAnswerThatBecomesLongMeanwhile(t *testing.T) {
 		<-began
 		down := make(chan error, 1)
 		go func() { down <- s.Shutdown(context.Background()) }()
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(2 * time.Millisecond) // for Shutdown to get as far as waiting
 		close(goOn)
 		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 		if err != nil {
@@ -199,7 +199,7 @@ func TestAPipelinedRequestIsAnsweredThoughTheClientSendsNoMoreAfterIt(t *testing
 		fmt.Fprint(c, strings.Replace(get, "/", "/1", 1))
 		<-began
 		fmt.Fprint(c, strings.Replace(get, "/", "/2", 1))
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // for the server to hear of one before the other
 		_ = c.CloseWrite()
 		time.Sleep(20 * time.Millisecond)
 		goOn <- struct{}{}
@@ -290,7 +290,7 @@ func TestConnectionsThatComeWithTheShutdownGiveTheirPlacesBackOnce(t *testing.T)
 				}
 			}()
 		}
-		time.Sleep(3 * time.Millisecond)
+		time.Sleep(3 * time.Millisecond) // for some connections to be there, and others to come
 		over := make(chan struct{})
 		go func() {
 			defer close(over)
@@ -350,7 +350,7 @@ func TestALineEndAfterAPostIsForgiven(t *testing.T) {
 		fmt.Fprint(c, post)
 		answer(t, br, "POST")
 		fmt.Fprint(c, "\r\n")
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // for the line to be read by itself
 		fmt.Fprint(c, get)
 		if resp, _ := answer(t, br, "GET"); resp.StatusCode != 200 {
 			t.Error(resp.Status)
@@ -371,7 +371,7 @@ func TestALoopWhoseGoroutinesAllEndGoesOn(t *testing.T) {
 		case "/flush":
 			_ = http.NewResponseController(w).Flush()
 		case "/slow":
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(5 * time.Millisecond) // longer than a handler stays in the loop
 		case "/long":
 			_, _ = w.Write(make([]byte, 100<<10))
 		}
@@ -421,7 +421,7 @@ func TestWithoutADescriptorToSpareAConnectionIsServedOn(t *testing.T) {
 			_, _ = w.Write(make([]byte, 100<<10))
 		}, p)
 		c := dial(t, addr)
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // for it to be accepted
 		var old unix.Rlimit
 		_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &old)
 		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 100, Max: old.Max})

@@ -718,7 +718,7 @@ func TestSpoiledGoroutinesEnd(t *testing.T) {
 			goruntime.LockOSThread()
 			spoiled.Store(unix.Gettid(), true)
 			loop.Leave(r.Context())
-			time.Sleep(2 * time.Millisecond)
+			time.Sleep(2 * time.Millisecond) // longer than Spoils
 		}
 		hello(w, r)
 	}, func(o *Options) {
