@@ -305,3 +305,70 @@ func TestAJobThatWantsAllMappingsLeavesOthersSome(t *testing.T) {
 		t.Errorf("within its part: %v", err)
 	}
 }
+
+// TestAnAnswerInMemoryThatNobodyTouchedLeavesNothing has a guest answer with memory that it never touched, which is read once its time is over, and
+// then write there: where the kernel lends no page of zeros, reading it is what made it the sandbox's own.
+func TestAnAnswerInMemoryThatNobodyTouchedLeavesNothing(t *testing.T) {
+	const (
+		answers = 1000 // bytes of request from which on the answer is long; all of a request lies in one page
+		writes  = 2000 // and from which on it is short again, and something is written
+		long    = 60000
+		target  = 40000
+	)
+	head := func(body uint32) []byte {
+		return appendUint32(appendUint32(appendUint32(nil, 200), 0), body)
+	}
+	longer := func(n int32, then ...[]byte) []byte { // if the request is longer than n, then
+		return wasmtest.Cat(wasmtest.LocalGet(0), wasmtest.I32Const(n), []byte{0x4b, 0x04, 0x40}, wasmtest.Cat(then...), []byte{wasmtest.End})
+	}
+	m := handmade{buffer: at(1<<16, 16<<10), answer: at(8192, 14), data: []wasmtest.Data{{Offset: 16, Bytes: head(long)}, {Offset: 8192, Bytes: append(head(2), "hi"...)}},
+		handle: wasmtest.Cat(
+			longer(writes, wasmtest.I32Const(target), wasmtest.I32Const(1), wasmtest.Store(0), wasmtest.I64Const(at(8192, 14)), []byte{wasmtest.Return}),
+			longer(answers, wasmtest.I64Const(at(16, 12+long)), []byte{wasmtest.Return}))}.module()
+	for _, method := range []image.Method{image.Scan, image.Pagemap} {
+		t.Run(method.String(), func(t *testing.T) {
+			r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), Engine: testEngine, Meter: true, Memory: image.SpaceOptions{Method: method}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = r.Close() })
+			if _, err := r.Space(); err != nil {
+				t.Skipf("not on this machine: %v", err)
+			}
+			code, err := r.Compile(t.Context(), m.Bytes())
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := New(Options{Module: code, Services: newWorld(), Images: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			sandbox(t, p)
+			im, err := p.Image()
+			if im == nil {
+				t.Fatalf("there is no image: %v", err)
+			}
+			want := make([]byte, im.MemoryBytes())
+			im.CopyTo(want)
+			s := sandbox(t, p)
+			serve := func(path int, body int) {
+				t.Helper()
+				w := httptest.NewRecorder()
+				if _, err := s.Serve(t.Context(), w, httptest.NewRequest("GET", "/"+strings.Repeat("a", path), nil), ServeInfo{}); err != nil || w.Body.Len() != body {
+					t.Fatalf("%d bytes, %v", w.Body.Len(), err)
+				}
+				if err := s.Return(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 3 {
+				serve(1, 2) // what these touch is known from now on
+			}
+			serve(answers, long)
+			serve(writes, 2)
+			if got := s.vm.Memory().Bytes(); string(got) != string(want) {
+				t.Errorf("memory differs from the image: %d at %d", got[target], target)
+			}
+		})
+	}
+}

@@ -38,6 +38,7 @@ type Sandbox struct {
 	room    uint32            // and its capacity
 	scratch []byte
 	stack   [1]uint64
+	touched byte // what touch read
 
 	// of a command
 	parking   *parking

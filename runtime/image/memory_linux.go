@@ -175,23 +175,40 @@ func faults() uint64 {
 	return uint64(u.Minflt) + uint64(u.Majflt)
 }
 
-// counting reports whether this system counts a thread's page faults exactly: each first write to a page of a private mapping is one at least.
+// counting reports whether this system counts a thread's page faults exactly: a page of a private mapping cannot become private without one.
+// Where the kernel lends no page of zeros to those who only read, reading is what makes one private.
 func counting() bool {
 	goruntime.LockOSThread()
 	defer goruntime.UnlockOSThread()
 	const pages = 4
 	size := pages * int(hostPage)
 	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil || !counted(b, false) {
+		return false
+	}
+	s, err := newStore(uint64(size), func(to []byte) { to[0] = 1 })
 	if err != nil {
 		return false
 	}
+	defer func() { _ = s.close() }() // nobody has it
+	if s.fd < 0 {
+		return true // nothing is mapped, and all is copied back
+	}
+	b, err = unix.Mmap(s.fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE)
+	return err == nil && counted(b, true)
+}
+
+// counted reports whether the first write to each page of b is a page fault, or, if there is no file beneath it, the first read. It unmaps b.
+func counted(b []byte, file bool) bool {
 	defer func() { _ = unix.Munmap(b) }() // it was mapped just now
 	_ = unix.Madvise(b, unix.MADV_NOHUGEPAGE)
-	var read byte
-	for i := range pages {
-		read |= b[i*int(hostPage)] // the zero page is there before the write
+	for at := 0; at < len(b); at += int(hostPage) {
 		before := faults()
-		b[i*int(hostPage)] = read + 1
+		read := b[at]
+		if file {
+			before = faults()
+		}
+		b[at] = read + 1
 		if faults() == before {
 			return false
 		}
