@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	goruntime "runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,7 +20,10 @@ import (
 const (
 	bufferSize  = 8 << 10              // of what is read at once, in bytes: longer requests are net/http's
 	maxSpare    = 256                  // goroutines that left the loop and wait to be needed again
-	overdue     = 2 * time.Millisecond // after which a handler has left the loop even if it does not say so
+	overdue     = 2 * time.Millisecond // after which a handler should have left the loop even if it does not say so
+	seldom      = 5 * overdue          // between two looks for overdue handlers while there are none
+	alert       = time.Second          // for which they come every overdue once there was one
+	yieldEvery  = 8 * time.Millisecond // less than the 10 after which Go's monitor takes a goroutine's place away
 	sweepEvery  = time.Second          // how often connections are looked through for idle ones
 	watchRounds = 50                   // looks for overdue handlers without any handler at work, before that is given up for a while
 )
@@ -264,11 +268,13 @@ func (r *runner) again() bool {
 }
 
 // run waits for connections and serves them. It waits in the system call, and not in Go's poller, which would be asked after it and have another
-// thread take this goroutine up: then most requests would cost two switches of threads.
+// thread take this goroutine up: then most requests would cost two switches of threads. It yields now and then, since Go's monitor takes the place of one
+// that never does, whenever it finds that in a system call, and looks around every 20 µs for a while after that, which takes more than it finds.
 func (r *runner) run() {
 	s := r.s
 	defer s.drop()
 	var events [1]unix.EpollEvent
+	yielded := clock.Elapsed()
 	for r.again() {
 		n, err := unix.EpollWait(s.epoll, events[:], -1)
 		if errors.Is(err, unix.EINTR) {
@@ -286,6 +292,10 @@ func (r *runner) run() {
 		if c != nil && r.serve(c, e.Events&ends != 0) {
 			r.leave() // the goroutine ends, and its thread with it
 			return
+		}
+		if now := clock.Elapsed(); now-yielded >= yieldEvery {
+			goruntime.Gosched()
+			yielded = now
 		}
 	}
 }

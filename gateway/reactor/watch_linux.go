@@ -6,13 +6,14 @@ import (
 	"github.com/ripstop-vm/ripstop/internal/clock"
 )
 
-// watchOverdue has handlers leave the loop that are at work for too long without saying so, until the loop ends.
+// watchOverdue has handlers leave the loop that are at work for too long without saying so, until the loop ends. Each look takes a thread that wakes
+// for it, and with it some requests' time: they are few unless there are such handlers.
 func (s *Server) watchOverdue() {
-	t := clock.System.NewTicker(overdue)
+	t := clock.System.NewTimer(seldom)
 	defer t.Stop()
+	last := -alert // when one was overdue
 	for quiet := 0; ; {
 		if quiet >= watchRounds {
-			t.Stop()
 			s.watching.Store(false)
 			if !s.atWork() || !s.watching.CompareAndSwap(false, true) { // one may have begun before it could know
 				select {
@@ -21,9 +22,13 @@ func (s *Server) watchOverdue() {
 					return
 				}
 			}
-			t = clock.System.NewTicker(overdue)
 			quiet = 0
 		}
+		pause := seldom
+		if clock.Elapsed()-last < alert {
+			pause = overdue
+		}
+		t.Reset(pause)
 		select {
 		case <-t.C():
 		case <-s.base.Done():
@@ -43,6 +48,7 @@ func (s *Server) watchOverdue() {
 		}
 		s.mu.Unlock()
 		for _, r := range late {
+			last = now
 			r.leave()
 		}
 	}
