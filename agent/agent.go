@@ -35,25 +35,31 @@ import (
 
 // Recorder takes note of what tasks do. Its methods do not wait.
 type Recorder interface {
-	// Invocation is one that ended. outcome is "ok", "error" (the guest's failure), "timeout", "rejected" (no slot, no
-	// task), "cancelled" (the client left) or "fault" (ours).
-	Invocation(ctx context.Context, job, outcome string, cold bool, took time.Duration)
+	// Job is who takes note of one job, each time the same.
+	Job(name string) JobRecorder
 	// HostCalls is called once: read tells how many host calls guests made so far, by job, function ("module.name") and
 	// outcome ("ok", "error", "denied", "ended").
 	HostCalls(read func(each func(job, function, outcome string, n uint64)))
-	// Start is a sandbox that was made.
-	Start(job string, took time.Duration)
-	// CPU is what an invocation used of the processor.
-	CPU(ctx context.Context, job string, used time.Duration)
 	// Processor is called once: read tells what jobs have used so far, and for how long they waited for it.
 	Processor(read func(each func(job string, used, waited time.Duration)))
+}
+
+// JobRecorder takes note of what one job's tasks do. Its methods do not wait.
+type JobRecorder interface {
+	// Invocation is one that ended. outcome is "ok", "error" (the guest's failure), "timeout", "rejected" (no slot, no
+	// task), "cancelled" (the client left) or "fault" (ours).
+	Invocation(outcome string, cold bool, took time.Duration)
+	// Start is a sandbox that was made.
+	Start(took time.Duration)
+	// CPU is what an invocation used of the processor.
+	CPU(used time.Duration)
 	// Return is a sandbox that served and was to be as new again. outcome is "returned", or why it was thrown away instead (the
 	// reasons of package image).
-	Return(job, outcome string)
-	// Inflight says that invocations of a job began (1) or ended (-1).
-	Inflight(job string, change int64)
+	Return(outcome string)
+	// Inflight says that invocations began (1) or ended (-1).
+	Inflight(change int64)
 	// Metric is what a guest measured: kind is "counter", "gauge" or "histogram".
-	Metric(job, kind, name string, value float64)
+	Metric(kind, name string, value float64)
 }
 
 // Options configures an Agent. Link is required.
@@ -218,14 +224,15 @@ func orDefault(n, def int) int {
 
 type nobody struct{}
 
-func (nobody) Invocation(context.Context, string, string, bool, time.Duration) {}
-func (nobody) HostCalls(func(func(string, string, string, uint64)))            {}
-func (nobody) Start(string, time.Duration)                                     {}
-func (nobody) CPU(context.Context, string, time.Duration)                      {}
-func (nobody) Processor(func(func(string, time.Duration, time.Duration)))      {}
-func (nobody) Return(string, string)                                           {}
-func (nobody) Inflight(string, int64)                                          {}
-func (nobody) Metric(string, string, string, float64)                          {}
+func (n nobody) Job(string) JobRecorder                                   { return n }
+func (nobody) HostCalls(func(func(string, string, string, uint64)))       {}
+func (nobody) Processor(func(func(string, time.Duration, time.Duration))) {}
+func (nobody) Invocation(string, bool, time.Duration)                     {}
+func (nobody) Start(time.Duration)                                        {}
+func (nobody) CPU(time.Duration)                                          {}
+func (nobody) Return(string)                                              {}
+func (nobody) Inflight(int64)                                             {}
+func (nobody) Metric(string, string, float64)                             {}
 
 // Synced is closed once all that was assigned when the agent started is known, whether or not it is ready.
 func (a *Agent) Synced() <-chan struct{} { return a.synced }
@@ -717,7 +724,8 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 		a.parts[as.Job] = part
 	}
 	a.mu.Unlock()
-	t := &task{agent: a, assigned: as, manifest: m, limits: m.Limits, module: mod, audits: rate.NewLimiter(10, 20), follow: follow, pool: pool{budget: &a.ahead}}
+	t := &task{agent: a, assigned: as, manifest: m, limits: m.Limits, module: mod, audits: rate.NewLimiter(10, 20), follow: follow, recorder: a.opts.Recorder.Job(as.Job),
+		pool: pool{budget: &a.ahead}}
 	interposers := []hostcall.Interposer{counts, &refusals{task: t}}
 	if len(m.Policy) > 0 {
 		interposers = append(interposers, rules.With(policy.Options{OnDenied: t.denied}))

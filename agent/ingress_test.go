@@ -58,12 +58,17 @@ type outcomes struct {
 	ended chan string
 }
 
-func (o outcomes) Invocation(_ context.Context, _, outcome string, _ bool, _ time.Duration) {
-	o.ended <- outcome
+func (o outcomes) Job(name string) JobRecorder { return outcomesOf{o, name} }
+
+type outcomesOf struct {
+	outcomes
+	job string
 }
 
-func (o outcomes) CPU(_ context.Context, job string, _ time.Duration) {
-	if job == "defect" {
+func (o outcomesOf) Invocation(outcome string, _ bool, _ time.Duration) { o.ended <- outcome }
+
+func (o outcomesOf) CPU(time.Duration) {
+	if o.job == "defect" {
 		panic("a defect of ours")
 	}
 }

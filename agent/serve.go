@@ -129,13 +129,13 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	began := a.opts.Clock.Now()
 	t, j, err := a.enter(r.Context(), name)
 	if err != nil {
-		a.opts.Recorder.Invocation(r.Context(), name, "rejected", false, 0)
+		a.opts.Recorder.Job(name).Invocation("rejected", false, 0)
 		return false, err
 	}
 	defer a.inflight.Done()
 	defer t.leave()
 	if max := int64(t.limits.Request); r.ContentLength > max {
-		a.opts.Recorder.Invocation(r.Context(), name, "rejected", false, 0)
+		t.recorder.Invocation("rejected", false, 0)
 		return false, tooLarge(max)
 	}
 	if !queued { // whoever sends these is no queue
@@ -180,7 +180,7 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 		err = t.slots.take(ctx, false)
 	}
 	if err != nil {
-		a.opts.Recorder.Invocation(ctx, name, "rejected", false, 0)
+		t.recorder.Invocation("rejected", false, 0)
 		if errors.Is(err, errQueueFull) {
 			return false, &wire.Problem{Code: "queue-full", Status: http.StatusTooManyRequests, Title: "Too many requests",
 				Detail: fmt.Sprintf("%d invocations run and %d wait, which is as many as the job allows", t.limits.Concurrency, max(t.limits.Queue, 0))}
@@ -190,8 +190,8 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 	if !queued {
 		defer t.slots.give()
 	}
-	a.opts.Recorder.Inflight(name, 1)
-	defer a.opts.Recorder.Inflight(name, -1)
+	t.recorder.Inflight(1)
+	defer t.recorder.Inflight(-1)
 	if j.running.begin() {
 		loop.Leave(ctx) // who is told may be busy
 		a.reports.flush(ctx, wire.Report{Kind: wire.ReportRunning, Job: name, Version: t.assigned.Version, Invocation: info.Invocation})
@@ -218,7 +218,7 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 			}
 		}()
 		result, err = m.sandbox.ServeInTurn(ctx, w, r, info, &turn)
-		a.opts.Recorder.CPU(ctx, name, result.CPU)
+		t.recorder.CPU(result.CPU)
 		served = true
 		t.back(m, err == nil && result.Reusable)
 	})
@@ -233,7 +233,7 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 		}
 		outcome, answer = t.judge(r.Context(), err, info.Invocation)
 	}
-	a.opts.Recorder.Invocation(ctx, name, outcome, cold, a.opts.Clock.Now().Sub(began))
+	t.recorder.Invocation(outcome, cold, a.opts.Clock.Now().Sub(began))
 	return result.HeadSent, answer
 }
 

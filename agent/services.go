@@ -173,7 +173,7 @@ func (s *services) Log(ctx context.Context, line guest.Line) {
 }
 
 func (s *services) Metric(_ context.Context, kind, name string, value float64) {
-	s.task.agent.opts.Recorder.Metric(s.task.assigned.Job, kind, name, value)
+	s.task.recorder.Metric(kind, name, value)
 }
 
 // hopsKey leads to how many guests led to an invocation.

@@ -31,6 +31,7 @@ type task struct {
 	most     int64 // sandboxes in use at once
 	audits   *rate.Limiter
 	follow   *following
+	recorder JobRecorder
 
 	pool    pool
 	users   atomic.Int64 // invocations, and fills under way
@@ -105,7 +106,7 @@ func (t *task) make(ctx context.Context) (made, error) {
 		t.pool.alive.Add(-1)
 		return made{}, err
 	}
-	t.agent.opts.Recorder.Start(t.assigned.Job, t.agent.opts.Clock.Now().Sub(began))
+	t.recorder.Start(t.agent.opts.Clock.Now().Sub(began))
 	return made{s, g, int64(s.PrivateBytes())}, nil
 }
 
@@ -174,12 +175,12 @@ func (t *task) returned(m made) bool {
 	var why *image.DiscardError
 	switch {
 	case err == nil:
-		t.agent.opts.Recorder.Return(t.assigned.Job, "returned")
+		t.recorder.Return("returned")
 	case errors.Is(err, guest.ErrNoImage): // it was made before there was one, or there is none: nothing went wrong
 	case errors.As(err, &why):
-		t.agent.opts.Recorder.Return(t.assigned.Job, string(why.Reason))
+		t.recorder.Return(string(why.Reason))
 	default:
-		t.agent.opts.Recorder.Return(t.assigned.Job, string(image.NoReturn))
+		t.recorder.Return(string(image.NoReturn))
 	}
 	return err == nil
 }

@@ -131,7 +131,9 @@ type starts struct {
 	n *atomic.Int64
 }
 
-func (s starts) Start(string, time.Duration) { s.n.Add(1) }
+func (s starts) Job(string) JobRecorder { return s }
+
+func (s starts) Start(time.Duration) { s.n.Add(1) }
 
 // What is on its way between those in use and those that wait must not look like one too few, or one too many.
 func TestSteadyUseMakesNoSandboxes(t *testing.T) {

@@ -46,7 +46,7 @@ type Agent interface {
 
 // Recorder takes note of requests answered. Its methods do not wait.
 type Recorder interface {
-	Request(ctx context.Context, job, method string, status int, took time.Duration)
+	Request(job, method string, status int, took time.Duration)
 }
 
 // Options configures a Handler. Agent is required.
@@ -96,7 +96,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	job := ""
 	defer func() {
 		if h.opts.Recorder != nil {
-			h.opts.Recorder.Request(r.Context(), job, method(r.Method), rec.status, h.opts.Clock.Now().Sub(began))
+			h.opts.Recorder.Request(job, method(r.Method), rec.status, h.opts.Clock.Now().Sub(began))
 		}
 	}()
 

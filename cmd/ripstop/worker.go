@@ -106,7 +106,7 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	var handler *gateway.Handler
 	a, err := agent.Open(ctx, agent.Options{
 		Processor: shared, Apart: apart,
-		Link: link, CodeDirs: c.CodeDirs, Program: program, Volumes: c.Volumes, ReadOnly: c.ReadOnly, Log: log, Recorder: tel.Tasks(), Tracer: tel.Tracer(),
+		Link: link, CodeDirs: c.CodeDirs, Program: program, Volumes: c.Volumes, ReadOnly: c.ReadOnly, Log: log, Recorder: recorder{tel.Tasks()}, Tracer: tel.Tracer(),
 		Routes: func(jobs map[string][]manifest.Route) { handler.SetRoutes(routesOf(jobs, log)) },
 	})
 	if err != nil {
@@ -307,3 +307,8 @@ func inheritedListener(fd uintptr) (net.Listener, error) {
 	}
 	return l, nil
 }
+
+// recorder has a worker's instruments take note of what its tasks do.
+type recorder struct{ *telemetry.Tasks }
+
+func (r recorder) Job(name string) agent.JobRecorder { return r.Tasks.Job(name) }

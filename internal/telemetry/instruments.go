@@ -3,21 +3,14 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 )
-
-// seconds are the histograms' bounds: a task answers in microseconds or in minutes.
-var seconds = []float64{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}
-
-var views = []sdkmetric.View{
-	sdkmetric.NewView(sdkmetric.Instrument{Kind: sdkmetric.InstrumentKindHistogram, Unit: "s"}, sdkmetric.Stream{Aggregation: sdkmetric.AggregationExplicitBucketHistogram{Boundaries: seconds}}),
-}
 
 // maxNames bounds the metrics that one job's guests may name; further ones are left out.
 const maxNames = 100
@@ -25,7 +18,7 @@ const maxNames = 100
 // Tasks are the instruments of what tasks do: package agent's Recorder. Each invocation counts several things, so that counts are plain
 // numbers here, read when metrics are gathered: through an instrument each would take as long as a small guest's whole call.
 type Tasks struct {
-	duration, start, cpu metric.Float64Histogram
+	duration, start, cpu *histogram
 	guestCounter         metric.Float64Counter
 	guestGauge           metric.Float64Gauge
 	guestHistogram       metric.Float64Histogram
@@ -33,25 +26,27 @@ type Tasks struct {
 	processor            atomic.Pointer[func(each func(job string, used, waited time.Duration))]
 
 	jobsMu sync.RWMutex
-	jobs   map[string]*counts
+	jobs   map[string]*Job
 
 	mu    sync.Mutex
 	names map[string]map[string]bool // of guests' metrics, by job
 }
 
-// counts are one job's.
-type counts struct {
+// Job are the instruments of what one job's tasks do: package agent's JobRecorder.
+type Job struct {
+	tasks                                  *Tasks
+	name                                   string
 	coldstarts, errors, timeouts, inflight atomic.Int64
 	outcomes, returns                      outcomes
-	record                                 []metric.RecordOption
+	duration, start, cpu                   *durations
 	observe                                []metric.ObserveOption
 }
 
 // outcomes counts by name, of which there are few.
 type outcomes struct {
 	job  string
-	mu   sync.RWMutex
-	list []*outcome
+	mu   sync.Mutex // of who adds
+	list atomic.Pointer[[]*outcome]
 }
 
 type outcome struct {
@@ -60,10 +55,15 @@ type outcome struct {
 	observe []metric.ObserveOption
 }
 
+func (o *outcomes) all() []*outcome {
+	if l := o.list.Load(); l != nil {
+		return *l
+	}
+	return nil
+}
+
 func (o *outcomes) find(name string) *outcome {
-	o.mu.RLock()
-	defer o.mu.RUnlock()
-	for _, have := range o.list {
+	for _, have := range o.all() {
 		if have.name == name {
 			return have
 		}
@@ -74,31 +74,32 @@ func (o *outcomes) find(name string) *outcome {
 func (o *outcomes) add(name string) {
 	have := o.find(name)
 	if have == nil {
-		o.mu.Lock()
-		for _, h := range o.list {
-			if h.name == name {
-				have = h
-			}
-		}
-		if have == nil {
-			set := attribute.NewSet(attribute.String("job", o.job), attribute.String("outcome", name))
-			have = &outcome{name: name, observe: []metric.ObserveOption{metric.WithAttributeSet(set)}}
-			o.list = append(o.list, have)
-		}
-		o.mu.Unlock()
+		have = o.begin(name)
 	}
 	have.n.Add(1)
 }
 
+func (o *outcomes) begin(name string) *outcome {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if have := o.find(name); have != nil {
+		return have
+	}
+	set := attribute.NewSet(attribute.String("job", o.job), attribute.String("outcome", name))
+	have := &outcome{name: name, observe: []metric.ObserveOption{metric.WithAttributeSet(set)}}
+	l := append(slices.Clone(o.all()), have)
+	o.list.Store(&l)
+	return have
+}
+
 func (o *outcomes) each(observe func(n int64, by ...metric.ObserveOption)) {
-	o.mu.RLock()
-	defer o.mu.RUnlock()
-	for _, have := range o.list {
+	for _, have := range o.all() {
 		observe(have.n.Load(), have.observe...)
 	}
 }
 
-func (t *Tasks) job(name string) *counts {
+// Job gives the instruments of one job.
+func (t *Tasks) Job(name string) *Job {
 	t.jobsMu.RLock()
 	c := t.jobs[name]
 	t.jobsMu.RUnlock()
@@ -108,8 +109,8 @@ func (t *Tasks) job(name string) *counts {
 	t.jobsMu.Lock()
 	defer t.jobsMu.Unlock()
 	if c = t.jobs[name]; c == nil {
-		by := metric.WithAttributeSet(attribute.NewSet(attribute.String("job", name)))
-		c = &counts{record: []metric.RecordOption{by}, observe: []metric.ObserveOption{by}}
+		by := attribute.String("job", name)
+		c = &Job{tasks: t, name: name, duration: t.duration.of(by), start: t.start.of(by), cpu: t.cpu.of(by), observe: []metric.ObserveOption{metric.WithAttributeSet(attribute.NewSet(by))}}
 		c.outcomes.job, c.returns.job = name, name
 		t.jobs[name] = c
 	}
@@ -117,7 +118,7 @@ func (t *Tasks) job(name string) *counts {
 }
 
 // eachJob has read answer what an instrument shows of each job, when it is asked.
-func (t *Tasks) eachJob(read func(c *counts, observe func(n int64, by ...metric.ObserveOption))) metric.Int64Callback {
+func (t *Tasks) eachJob(read func(c *Job, observe func(n int64, by ...metric.ObserveOption))) metric.Int64Callback {
 	return func(_ context.Context, o metric.Int64Observer) error {
 		t.jobsMu.RLock()
 		defer t.jobsMu.RUnlock()
@@ -129,25 +130,28 @@ func (t *Tasks) eachJob(read func(c *counts, observe func(n int64, by ...metric.
 }
 
 // happened is an instrument of a count that jobs have once it is not zero.
-func happened(of func(*counts) *atomic.Int64) func(*counts, func(int64, ...metric.ObserveOption)) {
-	return func(c *counts, observe func(int64, ...metric.ObserveOption)) {
+func happened(of func(*Job) *atomic.Int64) func(*Job, func(int64, ...metric.ObserveOption)) {
+	return func(c *Job, observe func(int64, ...metric.ObserveOption)) {
 		if n := of(c).Load(); n != 0 {
 			observe(n, c.observe...)
 		}
 	}
 }
 
-func newTasks(m metric.Meter) (*Tasks, error) {
-	t := &Tasks{names: map[string]map[string]bool{}, jobs: map[string]*counts{}}
-	var errs [16]error
+func newTasks(m metric.Meter, hs *histograms) (*Tasks, error) {
+	t := &Tasks{names: map[string]map[string]bool{}, jobs: map[string]*Job{}}
+	t.duration = hs.add("faas.invoke_duration", "Time from the arrival of a request to its end.")
+	t.start = hs.add("faas.init_duration", "Time to make a sandbox.")
+	t.cpu = hs.add("faas.cpu_usage", "Time at the processor of an invocation's guest.")
+	var errs [13]error
 	_, errs[0] = m.Int64ObservableCounter("faas.invocations", metric.WithUnit("{invocation}"), metric.WithDescription("Invocations that ended, by outcome."),
-		metric.WithInt64Callback(t.eachJob(func(c *counts, observe func(int64, ...metric.ObserveOption)) { c.outcomes.each(observe) })))
+		metric.WithInt64Callback(t.eachJob(func(c *Job, observe func(int64, ...metric.ObserveOption)) { c.outcomes.each(observe) })))
 	_, errs[1] = m.Int64ObservableCounter("faas.coldstarts", metric.WithUnit("{coldstart}"), metric.WithDescription("Invocations for which a sandbox had to be made first."),
-		metric.WithInt64Callback(t.eachJob(happened(func(c *counts) *atomic.Int64 { return &c.coldstarts }))))
+		metric.WithInt64Callback(t.eachJob(happened(func(c *Job) *atomic.Int64 { return &c.coldstarts }))))
 	_, errs[2] = m.Int64ObservableCounter("faas.errors", metric.WithUnit("{error}"), metric.WithDescription("Invocations that failed."),
-		metric.WithInt64Callback(t.eachJob(happened(func(c *counts) *atomic.Int64 { return &c.errors }))))
+		metric.WithInt64Callback(t.eachJob(happened(func(c *Job) *atomic.Int64 { return &c.errors }))))
 	_, errs[3] = m.Int64ObservableCounter("faas.timeouts", metric.WithUnit("{timeout}"), metric.WithDescription("Invocations ended at their deadline."),
-		metric.WithInt64Callback(t.eachJob(happened(func(c *counts) *atomic.Int64 { return &c.timeouts }))))
+		metric.WithInt64Callback(t.eachJob(happened(func(c *Job) *atomic.Int64 { return &c.timeouts }))))
 	_, errs[4] = m.Int64ObservableCounter("ripstop.hostcalls", metric.WithUnit("{call}"), metric.WithDescription("Host calls of guests, by function and outcome."),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			if read := t.hostcalls.Load(); read != nil {
@@ -158,26 +162,23 @@ func newTasks(m metric.Meter) (*Tasks, error) {
 			return nil
 		}))
 	_, errs[5] = m.Int64ObservableUpDownCounter("ripstop.task.inflight", metric.WithUnit("{invocation}"), metric.WithDescription("Invocations under way."),
-		metric.WithInt64Callback(t.eachJob(func(c *counts, observe func(int64, ...metric.ObserveOption)) {
+		metric.WithInt64Callback(t.eachJob(func(c *Job, observe func(int64, ...metric.ObserveOption)) {
 			observe(c.inflight.Load(), c.observe...)
 		})))
-	t.duration, errs[6] = m.Float64Histogram("faas.invoke_duration", metric.WithUnit("s"), metric.WithDescription("Time from the arrival of a request to its end."))
-	t.start, errs[7] = m.Float64Histogram("faas.init_duration", metric.WithUnit("s"), metric.WithDescription("Time to make a sandbox."))
-	t.guestCounter, errs[8] = m.Float64Counter("ripstop.guest.counter", metric.WithDescription("Counters of guests, by name."))
-	t.guestGauge, errs[9] = m.Float64Gauge("ripstop.guest.gauge", metric.WithDescription("Gauges of guests, by name."))
-	t.guestHistogram, errs[10] = m.Float64Histogram("ripstop.guest.histogram", metric.WithDescription("Histograms of guests, by name."))
-	_, errs[11] = m.Int64ObservableCounter("ripstop.sandbox.returns", metric.WithUnit("{sandbox}"), metric.WithDescription("Sandboxes that were to be as new after an invocation, by how that went."),
-		metric.WithInt64Callback(t.eachJob(func(c *counts, observe func(int64, ...metric.ObserveOption)) { c.returns.each(observe) })))
-	t.cpu, errs[12] = m.Float64Histogram("faas.cpu_usage", metric.WithUnit("s"), metric.WithDescription("Time at the processor of an invocation's guest."))
+	t.guestCounter, errs[6] = m.Float64Counter("ripstop.guest.counter", metric.WithDescription("Counters of guests, by name."))
+	t.guestGauge, errs[7] = m.Float64Gauge("ripstop.guest.gauge", metric.WithDescription("Gauges of guests, by name."))
+	t.guestHistogram, errs[8] = m.Float64Histogram("ripstop.guest.histogram", metric.WithDescription("Histograms of guests, by name."))
+	_, errs[9] = m.Int64ObservableCounter("ripstop.sandbox.returns", metric.WithUnit("{sandbox}"), metric.WithDescription("Sandboxes that were to be as new after an invocation, by how that went."),
+		metric.WithInt64Callback(t.eachJob(func(c *Job, observe func(int64, ...metric.ObserveOption)) { c.returns.each(observe) })))
 	used, err := m.Float64ObservableCounter("ripstop.task.cpu", metric.WithUnit("s"), metric.WithDescription("Time at the processor of guests, their starts and what was done for them included."))
-	errs[13] = err
+	errs[10] = err
 	waited, err := m.Float64ObservableCounter("ripstop.task.cpu_waited", metric.WithUnit("s"), metric.WithDescription("Time for which guests waited for their turn at the processor."))
-	errs[14] = err
-	_, errs[15] = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	errs[11] = err
+	_, errs[12] = m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		if read := t.processor.Load(); read != nil {
 			(*read)(func(job string, u, w time.Duration) {
-				o.ObserveFloat64(used, u.Seconds(), t.job(job).observe...)
-				o.ObserveFloat64(waited, w.Seconds(), t.job(job).observe...)
+				o.ObserveFloat64(used, u.Seconds(), t.Job(job).observe...)
+				o.ObserveFloat64(waited, w.Seconds(), t.Job(job).observe...)
 			})
 		}
 		return nil
@@ -185,32 +186,9 @@ func newTasks(m metric.Meter) (*Tasks, error) {
 	return t, errors.Join(errs[:]...)
 }
 
-// Invocation notes one that ended.
-func (t *Tasks) Invocation(ctx context.Context, job, outcome string, cold bool, took time.Duration) {
-	c := t.job(job)
-	c.outcomes.add(outcome)
-	if cold {
-		c.coldstarts.Add(1)
-	}
-	switch outcome {
-	case "error", "fault":
-		c.errors.Add(1)
-	case "timeout":
-		c.timeouts.Add(1)
-	case "rejected":
-		return
-	}
-	t.duration.Record(ctx, took.Seconds(), c.record...)
-}
-
 // HostCalls has the counts of host calls read whenever metrics are gathered.
 func (t *Tasks) HostCalls(read func(each func(job, function, outcome string, n uint64))) {
 	t.hostcalls.Store(&read)
-}
-
-// CPU notes what an invocation used of the processor.
-func (t *Tasks) CPU(ctx context.Context, job string, used time.Duration) {
-	t.cpu.Record(ctx, used.Seconds(), t.job(job).record...)
 }
 
 // Processor has what jobs used of the processor read whenever metrics are gathered.
@@ -218,19 +196,39 @@ func (t *Tasks) Processor(read func(each func(job string, used, waited time.Dura
 	t.processor.Store(&read)
 }
 
-// Start notes a sandbox that was made.
-func (t *Tasks) Start(job string, took time.Duration) {
-	t.start.Record(context.Background(), took.Seconds(), t.job(job).record...)
+// Invocation notes one that ended.
+func (j *Job) Invocation(outcome string, cold bool, took time.Duration) {
+	j.outcomes.add(outcome)
+	if cold {
+		j.coldstarts.Add(1)
+	}
+	switch outcome {
+	case "error", "fault":
+		j.errors.Add(1)
+	case "timeout":
+		j.timeouts.Add(1)
+	case "rejected":
+		return
+	}
+	j.duration.add(took)
 }
 
+// CPU notes what an invocation used of the processor.
+func (j *Job) CPU(used time.Duration) { j.cpu.add(used) }
+
+// Start notes a sandbox that was made.
+func (j *Job) Start(took time.Duration) { j.start.add(took) }
+
 // Return notes a sandbox that returned to its image, or why it was thrown away instead.
-func (t *Tasks) Return(job, outcome string) { t.job(job).returns.add(outcome) }
+func (j *Job) Return(outcome string) { j.returns.add(outcome) }
 
 // Inflight notes invocations that began or ended.
-func (t *Tasks) Inflight(job string, change int64) { t.job(job).inflight.Add(change) }
+func (j *Job) Inflight(change int64) { j.inflight.Add(change) }
 
 // Metric notes what a guest measured.
-func (t *Tasks) Metric(job, kind, name string, value float64) {
+func (j *Job) Metric(kind, name string, value float64) { j.tasks.metric(j.name, kind, name, value) }
+
+func (t *Tasks) metric(job, kind, name string, value float64) {
 	if len(name) > 128 {
 		return
 	}
@@ -263,10 +261,11 @@ func (t *Tasks) Metric(job, kind, name string, value float64) {
 
 // Ingress are the instruments of requests answered: package gateway's Recorder.
 type Ingress struct {
-	duration metric.Float64Histogram
+	duration *histogram
 
-	mu      sync.RWMutex
-	answers map[answer][]metric.RecordOption // attributes that were made before
+	mu       sync.RWMutex
+	answers  map[answer]*durations
+	overflow *durations // of answers beyond maxAnswers; nil: there are none
 }
 
 // answer is what requests are told apart by.
@@ -275,28 +274,38 @@ type answer struct {
 	status      int
 }
 
-// maxAnswers bounds the attributes that are kept: guests choose statuses.
+// maxAnswers bounds the answers that are told apart: guests choose statuses.
 const maxAnswers = 20_000
 
-func newIngress(m metric.Meter) (*Ingress, error) {
-	d, err := m.Float64Histogram("http.server.request.duration", metric.WithUnit("s"), metric.WithDescription("Time to answer requests of ingress."))
-	return &Ingress{duration: d, answers: map[answer][]metric.RecordOption{}}, err
+func newIngress(hs *histograms) *Ingress {
+	return &Ingress{duration: hs.add("http.server.request.duration", "Time to answer requests of ingress."), answers: map[answer]*durations{}}
 }
 
 // Request notes an answer. job is empty if none answers there.
-func (i *Ingress) Request(ctx context.Context, job, method string, status int, took time.Duration) {
+func (i *Ingress) Request(job, method string, status int, took time.Duration) {
 	a := answer{job, method, status}
 	i.mu.RLock()
-	by := i.answers[a]
+	d := i.answers[a]
 	i.mu.RUnlock()
-	if by == nil {
-		by = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(
-			attribute.String("job", job), attribute.String("http.request.method", method), attribute.Int("http.response.status_code", status)))}
-		i.mu.Lock()
-		if len(i.answers) < maxAnswers {
-			i.answers[a] = by
-		}
-		i.mu.Unlock()
+	if d == nil {
+		d = i.add(a)
 	}
-	i.duration.Record(ctx, took.Seconds(), by...)
+	d.add(took)
+}
+
+func (i *Ingress) add(a answer) *durations {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if d := i.answers[a]; d != nil {
+		return d
+	}
+	if len(i.answers) >= maxAnswers {
+		if i.overflow == nil {
+			i.overflow = i.duration.of(attribute.Bool("otel.metric.overflow", true)) // OpenTelemetry metrics SDK, "Overflow attribute"
+		}
+		return i.overflow
+	}
+	d := i.duration.of(attribute.String("job", a.job), attribute.String("http.request.method", a.method), attribute.Int("http.response.status_code", a.status))
+	i.answers[a] = d
+	return d
 }

@@ -21,10 +21,10 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Bounds of what another process may show among our metrics.
+// Bounds of what another process may show among our metrics. A worker with ten thousand jobs has some fifteen series of each.
 const (
 	maxFamilies = 200
-	maxSeries   = 100_000
+	maxSeries   = 300_000
 )
 
 // Remote is what another process measured last. It is safe for concurrent use.

@@ -52,21 +52,21 @@ const scope = "github.com/ripstop-vm/ripstop"
 func New(opts Options) (*Telemetry, error) {
 	t := &Telemetry{registry: prometheus.NewRegistry()}
 	res := resource.NewSchemaless(attribute.String("service.name", "ripstop"), attribute.String("ripstop.process", opts.Process))
-	exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(t.registry), otelprometheus.WithoutScopeInfo(), otelprometheus.WithoutTargetInfo())
+	durations := new(histograms)
+	exporter, err := otelprometheus.New(otelprometheus.WithRegisterer(t.registry), otelprometheus.WithProducer(durations), otelprometheus.WithoutScopeInfo(), otelprometheus.WithoutTargetInfo())
 	if err != nil {
 		return nil, fmt.Errorf("set up metrics: %w", err)
 	}
-	t.meters = sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithExemplarFilter(exemplar.AlwaysOffFilter), sdkmetric.WithResource(res), sdkmetric.WithView(views...))
+	t.meters = sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithExemplarFilter(exemplar.AlwaysOffFilter), sdkmetric.WithResource(res),
+		sdkmetric.WithCardinalityLimit(maxSeries)) // of itself it lumps all jobs beyond two thousand together
 	if err := t.registry.Register(prometheus.WrapCollectorWithPrefix("ripstop_"+opts.Process+"_", collectors.NewGoCollector())); err != nil {
 		return nil, fmt.Errorf("set up metrics: %w", err)
 	}
 	meter := t.meters.Meter(scope)
-	if t.tasks, err = newTasks(meter); err != nil {
+	if t.tasks, err = newTasks(meter, durations); err != nil {
 		return nil, fmt.Errorf("set up metrics: %w", err)
 	}
-	if t.ingress, err = newIngress(meter); err != nil {
-		return nil, fmt.Errorf("set up metrics: %w", err)
-	}
+	t.ingress = newIngress(durations)
 	if opts.Spans != nil {
 		exporter := otlptrace.NewUnstarted(spanClient(opts.Spans))
 		if err := exporter.Start(context.Background()); err != nil {
