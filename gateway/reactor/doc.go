@@ -1,6 +1,7 @@
 // Package reactor serves HTTP/1.1 without a goroutine for each connection. As many goroutines as guests run at once wait for whatever
 // connection has something to read (epoll), read a request, have the handler answer it in place, and write the answer, with one system call
-// for each. A handler that is about to wait, or takes long, leaves the loop (package internal/loop), and another goroutine takes its place.
+// for each. A handler that is about to wait, or takes long, leaves the loop (package internal/loop), and another goroutine takes its place; that of one that
+// computes only if the loop were empty otherwise, since there are as many goroutines as processors.
 //
 // Only requests that are there whole in one read and have nothing unusual are served like that, and only answers that are short and complete once
 // the handler returns are written. Everything else is net/http's: a connection whose request is not plain is handed over for good, with what was

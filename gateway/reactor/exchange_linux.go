@@ -50,6 +50,13 @@ func (x *exchange) Leave() {
 	}
 }
 
+// Compute implements loop.Loop.
+func (x *exchange) Compute() {
+	if r := x.runner.Load(); r != nil {
+		r.goOut(computing)
+	}
+}
+
 // adopt makes the connection net/http's, has it read the request again, and returns its response writer.
 func (x *exchange) adopt() (http.ResponseWriter, error) {
 	x.adoption = newAdoption()

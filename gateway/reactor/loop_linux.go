@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	goruntime "runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -36,14 +37,15 @@ type polling struct {
 	watching atomic.Bool
 	watch    chan struct{} // has a value when watching is to begin again
 
-	mu      sync.Mutex
-	ready   bool // Serve has begun
-	users   int  // of epoll and over
-	conns   map[uint64]*conn
-	empty   chan struct{} // closed when conns is empty, if somebody waits for that
-	runners []*runner     // in the loop
-	spare   []*runner     // outside of it, which wait
-	ended   bool          // the loop is over
+	mu        sync.Mutex
+	ready     bool // Serve has begun
+	users     int  // of epoll and over
+	conns     map[uint64]*conn
+	empty     chan struct{} // closed when conns is empty, if somebody waits for that
+	runners   []*runner     // in the loop
+	computing []*runner     // outside of it, but with the processor that one in the loop would have
+	spare     []*runner     // outside of it, which wait
+	ended     bool          // the loop is over
 }
 
 // serve accepts connections and runs the loop.
@@ -107,9 +109,7 @@ func (s *Server) begin(addr net.Addr) (begun bool, err error) {
 	s.handed = newHandOver(addr)
 	s.ready = true
 	go func() { _ = s.opts.HTTP.Serve(s.handed) }() // ends with an error when the server is closed
-	for range s.opts.Runners {
-		s.runLocked()
-	}
+	s.fillLocked()
 	s.watching.Store(true)
 	go s.watchOverdue()
 	go s.sweep()
@@ -204,7 +204,21 @@ type runner struct {
 	out   []byte
 	wake  chan struct{} // it is in the loop again; closed: it ends
 	began atomic.Int64  // when it began with the request that it answers, as clock.Elapsed, or 0
-	left  atomic.Bool   // it is not in the loop; set under the loop's lock
+	place atomic.Int32  // set under the loop's lock
+}
+
+// Where a runner is.
+const (
+	inLoop int32 = iota
+	computing
+	left
+)
+
+// fillLocked puts goroutines into the loop: as many as it is to have, but for those that compute, and one at least.
+func (s *Server) fillLocked() {
+	for len(s.runners) == 0 || len(s.runners)+len(s.computing) < s.opts.Runners {
+		s.runLocked()
+	}
 }
 
 // runLocked puts one more goroutine into the loop.
@@ -213,7 +227,7 @@ func (s *Server) runLocked() {
 		r := s.spare[n-1]
 		s.spare[n-1] = nil
 		s.spare = s.spare[:n-1]
-		r.left.Store(false)
+		r.place.Store(inLoop)
 		s.runners = append(s.runners, r)
 		r.wake <- struct{}{}
 		return
@@ -224,26 +238,35 @@ func (s *Server) runLocked() {
 	go r.run()
 }
 
-// leave takes the runner out of the loop, and puts another in.
-func (r *runner) leave() {
-	s := r.s
-	if r.left.Load() {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r.left.Load() || s.ended {
-		return
-	}
-	r.left.Store(true)
-	for i, other := range s.runners {
-		if other == r {
-			s.runners[i] = s.runners[len(s.runners)-1]
-			s.runners = s.runners[:len(s.runners)-1]
-			break
+// removeLocked takes a runner off the list that it is on, if it is on one.
+func (s *Server) removeLocked(r *runner) {
+	for _, list := range []*[]*runner{&s.runners, &s.computing} {
+		if i := slices.Index(*list, r); i >= 0 {
+			*list = slices.Delete(*list, i, i+1)
 		}
 	}
-	s.runLocked()
+}
+
+// leave takes the runner out of the loop, and puts another in.
+func (r *runner) leave() { r.goOut(left) }
+
+// goOut takes the runner out of the loop, or from computing to left, and puts others in if it takes some.
+func (r *runner) goOut(to int32) {
+	if r.place.Load() >= to {
+		return
+	}
+	s := r.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.place.Load() >= to || s.ended {
+		return
+	}
+	s.removeLocked(r)
+	r.place.Store(to)
+	if to == computing {
+		s.computing = append(s.computing, r)
+	}
+	s.fillLocked()
 }
 
 // again reports whether the runner is in the loop, after it waited to be if need be. If it is not, it ends.
@@ -254,10 +277,19 @@ func (r *runner) again() bool {
 	case s.ended:
 		s.mu.Unlock()
 		return false
-	case !r.left.Load():
+	case r.place.Load() == inLoop:
 		s.mu.Unlock()
 		return true
-	case len(s.spare) >= maxSpare:
+	}
+	s.removeLocked(r)
+	if len(s.runners)+len(s.computing) < s.opts.Runners {
+		r.place.Store(inLoop)
+		s.runners = append(s.runners, r)
+		s.mu.Unlock()
+		return true
+	}
+	r.place.Store(left)
+	if len(s.spare) >= maxSpare {
 		s.mu.Unlock()
 		return false
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"reflect"
 	goruntime "runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -415,6 +416,72 @@ func TestHandlersThatWaitDoNotStopTheLoop(t *testing.T) {
 				return len(w.s.runners) == 2 && len(w.s.spare) >= held-2 // the last may not have been found, and others may
 			})
 		})
+	}
+}
+
+// A handler that computes has a processor, so that nobody takes its place unless nobody else is there. It is found like others if it goes on for long.
+func TestAHandlerThatComputesIsReplacedIfNobodyElseIsThere(t *testing.T) {
+	type places struct{ runners, computing int }
+	var w *world
+	now := func() places {
+		w.s.mu.Lock()
+		defer w.s.mu.Unlock()
+		return places{len(w.s.runners), len(w.s.computing)}
+	}
+	briefly := make(chan []places, 1)
+	hold := make(chan struct{})
+	var held atomic.Int64
+	w = start(t, func(rw http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/brief":
+			var seen []places
+			for _, say := range []func(context.Context){loop.Compute, loop.Compute, loop.Leave, loop.Compute} {
+				say(r.Context())
+				seen = append(seen, now())
+			}
+			briefly <- seen
+		case "/long":
+			loop.Compute(r.Context())
+			held.Add(1)
+			<-hold
+		}
+		hello(rw, r)
+	})
+	c := w.dial()
+	ask := func(c *client, path string) { c.send("GET " + path + " HTTP/1.1\r\nHost: a\r\n\r\n") }
+	hears := func(c *client) {
+		t.Helper()
+		if _, body := c.answer("GET"); body != "hello" {
+			t.Fatal(body)
+		}
+	}
+	var seen []places
+	want := []places{{1, 1}, {1, 1}, {2, 0}, {2, 0}}
+	for tries := 0; tries < 10 && !slices.Equal(seen, want); tries++ { // the watch may come in between
+		w.until("two are there", func() bool { return now() == places{2, 0} })
+		ask(c, "/brief")
+		hears(c)
+		seen = <-briefly
+	}
+	if !slices.Equal(seen, want) {
+		t.Errorf("the places were %v", seen)
+	}
+	all := []*client{w.dial(), w.dial(), w.dial()}
+	for i, c := range all {
+		ask(c, "/long")
+		w.until("it computes", func() bool { return held.Load() == int64(i)+1 })
+	}
+	for range 10 {
+		c.get("hello")
+	}
+	w.until("they are found", func() bool { return now().computing == 0 && now().runners == 2 })
+	close(hold)
+	for _, c := range all {
+		hears(c)
+	}
+	w.until("all are back", func() bool { return now().computing == 0 && now().runners == 2 })
+	for range 10 {
+		c.get("hello")
 	}
 }
 

@@ -1,6 +1,7 @@
 package reactor
 
 import (
+	"slices"
 	"time"
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
@@ -38,7 +39,7 @@ func (s *Server) watchOverdue() {
 		var late []*runner
 		quiet++
 		s.mu.Lock()
-		for _, r := range s.runners {
+		for _, r := range slices.Concat(s.runners, s.computing) {
 			if began := time.Duration(r.began.Load()); began != 0 {
 				quiet = 0
 				if now-began >= overdue {
@@ -48,7 +49,9 @@ func (s *Server) watchOverdue() {
 		}
 		s.mu.Unlock()
 		for _, r := range late {
-			last = now
+			if r.place.Load() == inLoop { // who computes has said so
+				last = now
+			}
 			r.leave()
 		}
 	}
@@ -58,7 +61,7 @@ func (s *Server) watchOverdue() {
 func (s *Server) atWork() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, r := range s.runners {
+	for _, r := range slices.Concat(s.runners, s.computing) {
 		if r.began.Load() != 0 {
 			return true
 		}

@@ -8,6 +8,9 @@ import "context"
 type Loop interface {
 	// Leave has the loop go on without the work that asks for it. It may be called by any goroutine, more than once, and once the work is done.
 	Leave()
+	// Compute says that the work takes long, but waits for nothing: as long as another goroutine is in the loop, that is enough. It may be called
+	// like Leave.
+	Compute()
 }
 
 type key struct{}
@@ -19,6 +22,13 @@ var Key any = key{}
 func Leave(ctx context.Context) {
 	if l, ok := ctx.Value(Key).(Loop); ok {
 		l.Leave()
+	}
+}
+
+// Compute has the loop that does ctx's work, if there is one, see to it that another goroutine is there.
+func Compute(ctx context.Context) {
+	if l, ok := ctx.Value(Key).(Loop); ok {
+		l.Compute()
 	}
 }
 

@@ -39,7 +39,7 @@ type Options struct {
 	// instead, is not long yet. Computed is meant for it; nil means that all time counts, and so it does for a thread 0.
 	Computed func() (thread int, used time.Duration)
 	// Yield is called ten times a slice by each run that goes on, without the processor's lock: threads that the kernel should run before that may
-	// wait until it looks. Yield is meant for it. May be nil.
+	// wait until it looks. Yield is meant for it. May be nil. A run that others had most of the time of, by Computed, has made way for them already.
 	Yield func()
 	// Undone says that OnLongEnd takes back what OnLong did. It is called when a long run blocks as well then, and OnLong when that goes on to compute.
 	Undone bool
@@ -229,8 +229,12 @@ type Run struct {
 	told    bool         // OnLongEnd is due; of the run's goroutine
 	// These are of the run's goroutine.
 	yields time.Duration // when Yield is due
-	ticked time.Duration // when it went on after its last Tick, or began
-	took   time.Duration // how long the last Tick was after that
+	away   bool          // it computes, or waited, since it entered: the loop that it began in goes on without it
+	// The thread of a run that is not away, and what that had used, when Yield was last due; 0 is unknown.
+	looked     int
+	lookedUsed time.Duration
+	ticked     time.Duration // when it went on after its last Tick, or began
+	took       time.Duration // how long the last Tick was after that
 	// Of a run that is due to be long, if Options.Computed is there: what it was when the slice began, and what the run computed in such slices.
 	thread   int
 	usedThen time.Duration
@@ -279,6 +283,7 @@ func (r *Run) Enter(ctx context.Context) error {
 	}
 	r.old, r.used, r.waited, r.asked = false, 0, 0, false
 	r.thread, r.computed = 0, 0
+	r.away, r.looked = false, 0
 	return r.arriveLocked(ctx, now)
 }
 
@@ -305,6 +310,7 @@ func (r *Run) goes(now time.Duration) {
 // wait returns when the run was given a token. If ctx ends first it has none, and is out.
 func (r *Run) wait(ctx context.Context) error {
 	p := r.share.p
+	r.away = true
 	loop.Leave(ctx)
 	select {
 	case <-r.wake:
@@ -356,11 +362,13 @@ func (r *Run) Tick(ctx context.Context) error {
 	now := p.now()
 	r.took = now - r.ticked
 	if now >= r.yields {
-		loop.Leave(ctx)
-		if p.yield != nil {
-			p.yield()
-			now = p.now()
+		if r.away = r.away || r.computes(); r.away {
+			loop.Compute(ctx)
+			if p.yield != nil {
+				p.yield()
+			}
 		}
+		now = p.now()
 		r.goes(now)
 	}
 	r.ticked = now
@@ -400,6 +408,18 @@ func (r *Run) Tick(ctx context.Context) error {
 	}
 	r.lower(long)
 	return nil
+}
+
+// computes reports whether the run took most of the time since it was last called. A brief run that the kernel kept waiting is no reason to have others
+// take over what its goroutine has to do: that costs more than the run.
+func (r *Run) computes() bool {
+	p := r.share.p
+	if p.computed == nil {
+		return true
+	}
+	last, then := r.looked, r.lookedUsed
+	r.looked, r.lookedUsed = p.computed()
+	return r.looked == 0 || r.looked == last && r.lookedUsed-then >= p.queue.slice/yieldsPerSlice/2
 }
 
 // longLocked reports whether OnLong is due.

@@ -112,23 +112,25 @@ func TestNobodyWaitsForGOMAXPROCS(t *testing.T) {
 func TestARunIsLongOnceItHasComputed(t *testing.T) {
 	procs(t, 2)
 	for name, c := range map[string]struct {
-		computed func(calls int) (int, time.Duration)
+		computed func(calls int, since time.Duration) (int, time.Duration)
 		long     bool
 	}{
-		"it computes":                 {func(int) (int, time.Duration) { return 1, time.Duration(time.Now().UnixNano()) }, true},
-		"a third of the time":         {func(int) (int, time.Duration) { return 1, time.Duration(time.Now().UnixNano()) / 3 }, true},
-		"others have the core":        {func(int) (int, time.Duration) { return 1, time.Hour }, false},
-		"from thread to thread":       {func(calls int) (int, time.Duration) { return calls, time.Hour }, true},
-		"the system does not tell":    {func(int) (int, time.Duration) { return 0, 0 }, true},
-		"it did, then others have it": {func(calls int) (int, time.Duration) { return 1, time.Duration(min(calls, 2)) * time.Millisecond }, true},
+		"it computes":                 {func(_ int, since time.Duration) (int, time.Duration) { return 1, since }, true},
+		"a third of the time":         {func(_ int, since time.Duration) (int, time.Duration) { return 1, since / 3 }, true},
+		"others have the core":        {func(int, time.Duration) (int, time.Duration) { return 1, time.Hour }, false},
+		"from thread to thread":       {func(calls int, _ time.Duration) (int, time.Duration) { return calls, time.Hour }, true},
+		"the system does not tell":    {func(int, time.Duration) (int, time.Duration) { return 0, 0 }, true},
+		"it did, then others have it": {func(_ int, since time.Duration) (int, time.Duration) { return 1, min(since, 4*time.Millisecond) }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				told, calls := 0, 0
+				began := time.Now()
 				p := newProcessor(t, Options{Tokens: 1, Long: 3, OnLong: func() bool { told++; return true },
-					Computed: func() (int, time.Duration) { calls++; return c.computed(calls) }})
+					Computed: func() (int, time.Duration) { calls++; return c.computed(calls, time.Since(began)) }})
 				r := p.Job("job", 1).Run()
 				for i := range 2 {
+					began = time.Now()
 					ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 					_ = compute(ctx, r) // ends with ctx
 					cancel()

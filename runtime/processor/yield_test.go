@@ -1,10 +1,13 @@
 package processor
 
 import (
+	"context"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ripstop-vm/ripstop/internal/loop"
 )
 
 func TestARunLetsTheKernelLookTenTimesASlice(t *testing.T) {
@@ -120,6 +123,58 @@ func TestARunThatRestsHasNoTokenAndStaysBehindOthers(t *testing.T) {
 		if low != 0 {
 			t.Errorf("%d runs are behind others in the end", low)
 		}
+		p.check(t, 1)
+	})
+}
+
+// loops counts what a run says to the loop that it is run by.
+type loops struct{ left, computes int }
+
+func (l *loops) Leave()   { l.left++ }
+func (l *loops) Compute() { l.computes++ }
+
+func TestARunThatTheKernelKeptWaitingDoesNotComputeYet(t *testing.T) {
+	procs(t, 2)
+	synctest.Test(t, func(t *testing.T) {
+		var l loops
+		ctx := context.WithValue(t.Context(), loop.Key, &l)
+		yields, thread, used := 0, 1, time.Duration(0)
+		p := newProcessor(t, Options{Tokens: 1, Yield: func() { yields++ }, Computed: func() (int, time.Duration) { return thread, used }})
+		r := p.Job("a", 1).Run()
+		enter := func() {
+			t.Helper()
+			if err := r.Enter(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		goOn := func(steps int, computing time.Duration, yield bool) {
+			t.Helper()
+			for range steps {
+				yields, l = 0, loops{}
+				time.Sleep(time.Millisecond / yieldsPerSlice)
+				used += computing
+				if err := r.Tick(ctx); err != nil {
+					t.Fatal(err)
+				}
+				if yield != (yields == 1) || yield != (l.computes == 1) || l.left != 0 {
+					t.Errorf("it yielded %d times, computed %d times, and left %d times", yields, l.computes, l.left)
+				}
+			}
+		}
+		const little, much = 10 * time.Microsecond, 60 * time.Microsecond
+		enter()
+		goOn(1, much, false) // nobody knows yet
+		goOn(5, little, false)
+		thread++
+		goOn(1, much, false) // or again
+		goOn(1, much, true)
+		goOn(5, little, true)
+		r.Leave()
+		enter()
+		goOn(5, little, false)
+		thread = 0 // the system does not tell
+		goOn(1, little, true)
+		r.Leave()
 		p.check(t, 1)
 	})
 }
