@@ -225,6 +225,13 @@ func (s *Sandbox) Unwatch() {
 	}
 }
 
+// Missed ends what Watch began: the memory is, or will be, written or read where no watch sees it.
+func (s *Sandbox) Missed() {
+	if s.rewind != nil {
+		s.rewind.memory.Missed()
+	}
+}
+
 // Image is what the sandbox began as; nil if it began anew.
 func (s *Sandbox) Image() *image.Image {
 	if s.rewind == nil {

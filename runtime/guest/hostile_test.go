@@ -2,6 +2,7 @@ package guest
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -306,28 +307,33 @@ func TestAJobThatWantsAllMappingsLeavesOthersSome(t *testing.T) {
 	}
 }
 
+// answerHead is the beginning of an answer without fields: the body follows.
+func answerHead(body uint32) []byte {
+	return appendUint32(appendUint32(appendUint32(nil, 200), 0), body)
+}
+
 // TestAnAnswerInMemoryThatNobodyTouchedLeavesNothing has a guest answer with memory that it never touched, which is read once its time is over, and
 // then write there: where the kernel lends no page of zeros, reading it is what made it the sandbox's own.
 func TestAnAnswerInMemoryThatNobodyTouchedLeavesNothing(t *testing.T) {
 	const (
 		answers = 1000 // bytes of request from which on the answer is long; all of a request lies in one page
 		writes  = 2000 // and from which on it is short again, and something is written
-		long    = 60000
-		target  = 40000
 	)
-	head := func(body uint32) []byte {
-		return appendUint32(appendUint32(appendUint32(nil, 200), 0), body)
-	}
 	longer := func(n int32, then ...[]byte) []byte { // if the request is longer than n, then
 		return wasmtest.Cat(wasmtest.LocalGet(0), wasmtest.I32Const(n), []byte{0x4b, 0x04, 0x40}, wasmtest.Cat(then...), []byte{wasmtest.End})
 	}
-	m := handmade{buffer: at(1<<16, 16<<10), answer: at(8192, 14), data: []wasmtest.Data{{Offset: 16, Bytes: head(long)}, {Offset: 8192, Bytes: append(head(2), "hi"...)}},
-		handle: wasmtest.Cat(
-			longer(writes, wasmtest.I32Const(target), wasmtest.I32Const(1), wasmtest.Store(0), wasmtest.I64Const(at(8192, 14)), []byte{wasmtest.Return}),
-			longer(answers, wasmtest.I64Const(at(16, 12+long)), []byte{wasmtest.Return}))}.module()
-	for _, method := range []image.Method{image.Scan, image.Pagemap} {
-		t.Run(method.String(), func(t *testing.T) {
-			r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), Engine: testEngine, Meter: true, Memory: image.SpaceOptions{Method: method}})
+	type turn struct {
+		method image.Method
+		long   int
+	}
+	for _, c := range []turn{{image.Scan, 60_000}, {image.Scan, 120_000}, {image.Pagemap, 60_000}, {image.Pagemap, 120_000}} {
+		t.Run(fmt.Sprintf("%s, %d bytes", c.method, c.long), func(t *testing.T) {
+			target := c.long - 20_000 // one that is long enough is read after its turn
+			m := handmade{buffer: at(1<<16, 16<<10), answer: at(8192, 14), data: []wasmtest.Data{{Offset: 16, Bytes: answerHead(uint32(c.long))}, {Offset: 8192, Bytes: append(answerHead(2), "hi"...)}},
+				handle: wasmtest.Cat(
+					longer(writes, wasmtest.I32Const(int32(target)), wasmtest.I32Const(1), wasmtest.Store(0), wasmtest.I64Const(at(8192, 14)), []byte{wasmtest.Return}),
+					longer(answers, wasmtest.I64Const(at(16, uint32(12+c.long))), []byte{wasmtest.Return}))}.module()
+			r, err := runtime.Open(t.Context(), runtime.Options{Libraries: Libraries(), Engine: testEngine, Meter: true, Memory: image.SpaceOptions{Method: c.method}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -364,7 +370,7 @@ func TestAnAnswerInMemoryThatNobodyTouchedLeavesNothing(t *testing.T) {
 			for range 3 {
 				serve(1, 2) // what these touch is known from now on
 			}
-			serve(answers, long)
+			serve(answers, c.long)
 			serve(writes, 2)
 			if got := s.vm.Memory().Bytes(); string(got) != string(want) {
 				t.Errorf("memory differs from the image: %d at %d", got[target], target)

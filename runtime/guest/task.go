@@ -120,11 +120,20 @@ func (s *Sandbox) callHandle(ctx context.Context, message []byte) error {
 	return nil
 }
 
-// touch reads from each page of the guest's answer, if it is one, while the memory is watched: the rest is read when it no longer is.
+// maxTouched is the longest answer that touch reads, in bytes. It does so in the guest's turn and makes way for nobody, and each page that the guest
+// itself has not touched is a page fault: gigabytes would take seconds.
+const maxTouched = 64 << 10
+
+// touch reads from each page of the guest's answer, if it is one, while the memory is watched: the rest is read when it no longer is. That of a long
+// one is missed instead.
 func (s *Sandbox) touch(ptr, n uint32) {
 	b, err := s.memory(ptr, n, "the response")
-	if err != nil || n == 0 || uint64(n) > uint64(s.program.opts.ResponseBytes)+MaxHeaderBytes {
-		return // nobody will read it
+	switch {
+	case err != nil || n == 0: // nobody will read it
+		return
+	case n > maxTouched:
+		s.vm.Missed()
+		return
 	}
 	for at := 0; at < len(b); at += 4 << 10 {
 		s.touched ^= b[at]
