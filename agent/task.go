@@ -172,12 +172,11 @@ func (t *task) wants(m made) bool {
 // returned brings a sandbox back to its image, and counts why not if it cannot.
 func (t *task) returned(m made) bool {
 	err := m.sandbox.Return()
-	var why *image.DiscardError
-	switch {
+	switch why, discarded := errors.AsType[*image.DiscardError](err); {
 	case err == nil:
 		t.recorder.Return("returned")
 	case errors.Is(err, guest.ErrNoImage): // it was made before there was one, or there is none: nothing went wrong
-	case errors.As(err, &why):
+	case discarded:
 		t.recorder.Return(string(why.Reason))
 	default:
 		t.recorder.Return(string(image.NoReturn))

@@ -245,10 +245,10 @@ func traceHeaders(ctx context.Context, h http.Header) {
 	for i := 0; i < len(id); i += 8 {
 		binary.BigEndian.PutUint64(id[i:], rand.Uint64()|1) // not zero, which would be invalid
 	}
-	b := append(make([]byte, 0, 55), "00-"...)
-	b = append(hex.AppendEncode(b, id[:16]), '-')
-	b = append(hex.AppendEncode(b, id[16:]), "-00"...)
-	h["Traceparent"] = []string{string(b)}
+	text := [55]byte{0: '0', 1: '0', 2: '-', 35: '-', 52: '-', 53: '0', 54: '0'}
+	hex.Encode(text[3:], id[:16])
+	hex.Encode(text[36:], id[16:])
+	h["Traceparent"] = []string{string(text[:])}
 }
 
 // restWait is how long the server waits for the rest of a request's body once it has answered with a problem.

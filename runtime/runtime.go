@@ -289,7 +289,11 @@ func (s *Sandbox) instantiate(ctx context.Context, mem ownedMemory) error {
 // LimitHostCalls has the guest behind d ended with a LimitError when it makes more than most host calls from now on; 0 means
 // that it may make any number.
 func LimitHostCalls(d *hostcall.Door, most uint64) {
-	d.Limit(most, &LimitError{Limit: "host calls", Used: most + 1, Max: most})
+	d.Limit(most, tooManyHostCalls)
+}
+
+func tooManyHostCalls(most uint64) error {
+	return &LimitError{Limit: "host calls", Used: most + 1, Max: most}
 }
 
 // Module is what the sandbox runs.

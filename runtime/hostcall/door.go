@@ -52,8 +52,8 @@ type Door struct {
 	unwind    any // what Dispatch panics with to leave guest frames
 	note      func(ptr, n uint32)
 
-	made, most uint64 // calls since Limit, and how many there may be; 0 means no bound
-	over       error  // the reason to end the guest at the next one
+	made, most uint64                  // calls since Limit, and how many there may be; 0 means no bound
+	over       func(most uint64) error // the reason to end the guest at the next one
 
 	turns Turns // nil: the guest runs whenever it likes
 
@@ -115,9 +115,11 @@ func (d *Door) Attach(m Memory, unwind any) { d.memory, d.unwind = m, unwind }
 // Note has f called with every range of guest memory that a host call writes. One at a time; nil ends it.
 func (d *Door) Note(f func(ptr, n uint32)) { d.note = f }
 
-// Limit has the guest ended, for the reason over, when it makes more than most host calls from now on. 0 means that it
-// may make any number.
-func (d *Door) Limit(most uint64, over error) { d.made, d.most, d.over = 0, most, over }
+// Limit has the guest ended, for the reason that over gives, when it makes more than most host calls from now on. 0 means that
+// it may make any number.
+func (d *Door) Limit(most uint64, over func(most uint64) error) {
+	d.made, d.most, d.over = 0, most, over
+}
 
 // Made is how many host calls there were since Limit.
 func (d *Door) Made() uint64 { return d.made }
@@ -190,7 +192,7 @@ func (d *Door) TakeRefusedGrowth() error {
 func (d *Door) Dispatch(n int, params []uint64) {
 	if d.made++; d.made > d.most && d.most != 0 {
 		if d.outcome == nil {
-			d.outcome = d.over
+			d.outcome = d.over(d.most)
 		}
 		panic(d.unwind)
 	}

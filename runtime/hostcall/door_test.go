@@ -385,7 +385,7 @@ func TestALimitOfCallsEndsTheGuest(t *testing.T) {
 	lib := &Library{Name: "l", Funcs: []Func{failing("f", func(*Call) {})}}
 	r := newRig(t, lib, nil)
 	over := errors.New("too many calls")
-	r.door.Limit(3, over)
+	r.door.Limit(3, func(uint64) error { return over })
 	for i := range 5 {
 		if _, err := r.call(0); (err == nil) != (i < 3) || err != nil && !errors.Is(err, over) {
 			t.Errorf("call %d: %v", i+1, err)

@@ -263,7 +263,7 @@ func limitedCalls(t *testing.T, w *world) {
 		t.Fatal(err)
 	}
 	defer i.Close()
-	d.Limit(1000, over)
+	d.Limit(1000, func(uint64) error { return over })
 	if _, err := invoke(t, i, "f"); !errors.Is(err, over) || len(h.noted) != 1000 {
 		t.Errorf("%d calls, %v", len(h.noted), err)
 	}
