@@ -269,17 +269,13 @@ func (r *runner) goOut(to int32) {
 	s.fillLocked()
 }
 
-// again reports whether the runner is in the loop, after it waited to be if need be. If it is not, it ends.
+// again reports whether the runner, which left the loop, is in it again, after it waited to be if need be. If it is not, it ends.
 func (r *runner) again() bool {
 	s := r.s
 	s.mu.Lock()
-	switch {
-	case s.ended:
+	if s.ended {
 		s.mu.Unlock()
 		return false
-	case r.place.Load() == inLoop:
-		s.mu.Unlock()
-		return true
 	}
 	s.removeLocked(r)
 	if len(s.runners)+len(s.computing) < s.opts.Runners {
@@ -307,7 +303,7 @@ func (r *runner) run() {
 	defer s.drop()
 	var events [1]unix.EpollEvent
 	yielded := clock.Elapsed()
-	for r.again() {
+	for r.place.Load() == inLoop || r.again() {
 		n, err := unix.EpollWait(s.epoll, events[:], -1)
 		if errors.Is(err, unix.EINTR) {
 			continue
@@ -317,8 +313,11 @@ func (r *runner) run() {
 			return
 		}
 		e := &events[0]
-		if n != 1 || e.Fd == 0 && e.Pad == 0 { // the loop ends
+		if n != 1 {
 			continue
+		}
+		if e.Fd == 0 && e.Pad == 0 { // the loop is over
+			return
 		}
 		c := s.take(uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32, e.Events)
 		if c != nil && r.serve(c, e.Events&ends != 0) {
