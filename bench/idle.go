@@ -81,7 +81,7 @@ func measureIdle(ctx context.Context, b *bench) ([]Figure, error) {
 	note := fmt.Sprintf("%d tasks, each a job of its own, used once and then idle for 70 s; all of the server's processes", b.tasks)
 	if b.tasks < idleTasks {
 		// Part of it does not grow with the tasks: 167 KiB each with 1,000, be it after 70 s or 150 s, and 45 KiB with 10,000.
-		note += fmt.Sprintf("; extrapolated from %.0f KiB a task and %.0f MiB without any, which is too high: -tasks %d measures it", each/1024, before/(1<<20), idleTasks)
+		note += fmt.Sprintf("; extrapolated from %.0f KiB a task and %.0f MiB without any, which is too high: -tasks %d, the default, measures it", each/1024, before/(1<<20), idleTasks)
 	}
 	one := &results{b.missing, map[string]map[string]samples{"ripstop": {"total": {before + each*idleTasks}, "each": {each}, "deploys": {deploys}}}}
 	return one.figures(

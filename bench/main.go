@@ -27,7 +27,7 @@ func main() {
 	only := flag.String("only", "", "measure only comparisons whose name matches this regular expression")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds; each measures every side once, and the median counts")
 	flag.DurationVar(&o.time, "time", 2*time.Second, "how long a throughput is measured, per round; smaller things take a part of it")
-	flag.IntVar(&o.tasks, "tasks", 1000, "idle tasks that are deployed; 10,000, which take four minutes, are extrapolated from fewer, and too high")
+	flag.IntVar(&o.tasks, "tasks", idleTasks, "idle tasks that are deployed, which takes minutes; what as many take is extrapolated from fewer, and too high")
 	list := flag.Bool("list", false, "list the comparisons and end")
 	prepare := flag.Bool("prepare", false, "build and fetch what the comparisons need, and end")
 	add := flag.Bool("add", false, "keep the report's figures of other comparisons")
