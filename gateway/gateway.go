@@ -142,15 +142,21 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case err == nil:
-	case sent || rec.status != 0:
-		// The client has a status already and may have taken part of the body: only a broken connection tells it that
-		// the rest is missing.
-		panic(http.ErrAbortHandler)
 	case r.Context().Err() != nil && errors.Is(err, context.Canceled):
 		// The client left, and nobody reads an answer. One that is still there must not take silence for a success.
-		rec.status = 499
+		if rec.status == 0 {
+			rec.status = 499
+		}
+		panic(http.ErrAbortHandler)
+	case (sent || rec.status != 0) && !rec.takeBack():
+		// The client has a status already and may have taken part of the body: only a broken connection tells it that
+		// the rest is missing.
+		if rec.status != 0 {
+			rec.Flush() // what there is may not be on its way yet, and a client that gets nothing may ask again
+		}
 		panic(http.ErrAbortHandler)
 	default:
+		w.Header()[HeaderInvocation] = []string{id} // what was taken back had it
 		h.answer(rec, r, id, problem(err, h.opts.Log, id, job))
 	}
 }
@@ -296,6 +302,16 @@ func (w *statusWriter) Write(p []byte) (int, error) {
 		w.WriteHeader(http.StatusOK)
 	}
 	return w.ResponseWriter.Write(p)
+}
+
+// takeBack forgets an answer that has begun, and reports whether it could: nothing of it has left the server.
+func (w *statusWriter) takeBack() bool {
+	t, ok := w.ResponseWriter.(interface{ TakeBack() bool })
+	if !ok || !t.TakeBack() {
+		return false
+	}
+	w.status = 0
+	return true
 }
 
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -17,7 +17,7 @@ import (
 // net/http's, which sends them as they come.
 const maxBody = 16 << 10
 
-// reply is the http.ResponseWriter of a plain request. It keeps the answer; and once that is not short and whole, net/http's takes its place. As of
+// reply is the http.ResponseWriter of a plain request. It keeps the answer, which can be taken back; and once that is not short and whole, net/http's takes its place. As of
 // net/http's, deadlines are set by any goroutine, the rest is done by one at a time. A header that was got before a status was written is left
 // alone after that.
 type reply struct {
@@ -49,6 +49,16 @@ func (w *reply) Header() http.Header {
 		w.after = w.header.Clone()
 	}
 	return w.after
+}
+
+// TakeBack forgets the answer, and its header, unless net/http's writer has it.
+func (w *reply) TakeBack() bool {
+	if w.real != nil || w.err != nil {
+		return false
+	}
+	w.header, w.after = make(http.Header, 8), nil
+	w.status, w.body, w.room, w.bounded = 0, nil, 0, false
+	return true
 }
 
 func (w *reply) WriteHeader(status int) {
