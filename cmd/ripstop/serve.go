@@ -122,6 +122,9 @@ func serve(ctx context.Context, o serveOptions, stdout, stderr io.Writer) error 
 	if err != nil || maxUpload <= 0 {
 		return refuse(fmt.Errorf("--max-upload %q is no size, such as 64MiB", o.maxUpload))
 	}
+	if o.drain < 0 {
+		return refuse(fmt.Errorf("--drain %v is less than no time", o.drain))
+	}
 	if o.compileTime < 0 || o.compileTime > time.Hour || o.compileTime%time.Second != 0 {
 		return refuse(fmt.Errorf("--compile-time %s is not up to 1h in whole seconds", o.compileTime))
 	}

@@ -495,6 +495,7 @@ func TestWhatKeepsAServerFromStartingIsOneLineAndExit2(t *testing.T) {
 		"a file in the way":      {"--data", readOnly, "--api", "127.0.0.1:0", "--ingress", "127.0.0.1:0"},
 		"a volume that is none":  {"--data", other, "--volume", "x"},
 		"a size that is none":    {"--data", other, "--max-upload", "much"},
+		"a drain of less than 0": {"--data", other, "--drain", "-5s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
