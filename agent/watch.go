@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync/atomic"
+	"unicode/utf8"
 
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime/guest"
@@ -118,7 +120,7 @@ func (t *task) audit(c *hostcall.Call, why, level string) {
 			if a.Secret {
 				text += fmt.Sprintf(" %s: %d bytes", a.Name, len(c.Text(i)))
 			} else {
-				text += " " + a.Name + ": " + strconv.Quote(string(c.Text(i)[:min(len(c.Text(i)), 256)]))
+				text += " " + a.Name + ": " + quoted(c.Text(i))
 			}
 		}
 	}
@@ -127,6 +129,19 @@ func (t *task) audit(c *hostcall.Call, why, level string) {
 		id = info.Invocation
 	}
 	t.agent.reports.offer(wire.Report{Kind: wire.ReportAudit, Job: t.assigned.Job, Version: t.assigned.Version, Invocation: id, Level: level, Text: text + ": " + why})
+}
+
+// quoted is the begin of a guest's text as it is reported.
+func quoted(text []byte) string {
+	const most = 256
+	if len(text) <= most {
+		return strconv.Quote(string(text))
+	}
+	end := most
+	for end > most-utf8.UTFMax && !utf8.RuneStart(text[end]) { // half a character would be no begin of a secret that has it whole
+		end--
+	}
+	return strings.TrimSuffix(strconv.Quote(string(text[:end])), `"`) + wire.CutQuote
 }
 
 // refusals reports the calls that no capability covers. It watches only functions that reach outside.

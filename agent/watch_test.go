@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/ripstop-vm/ripstop/internal/wire"
@@ -41,6 +42,21 @@ func TestATraceNamesTheInvocationFromItsStart(t *testing.T) {
 		}
 		if !started || !ended {
 			t.Errorf("%s: start traced: %t, end: %t", id, started, ended)
+		}
+	}
+}
+
+func TestAQuotedTextThatIsCutSaysSo(t *testing.T) {
+	x := strings.Repeat("x", 255)
+	for text, want := range map[string]string{
+		"a\"b":         `"a\"b"`,
+		x + "y":        `"` + x + `y"`,
+		x + "yz":       `"` + x + `y…"`,
+		x + "äz":       `"` + x + `…"`,
+		x + "\xff\xff": `"` + x + `\xff…"`,
+	} {
+		if got := quoted([]byte(text)); got != want {
+			t.Errorf("%q became %s", text, got)
 		}
 	}
 }

@@ -10,18 +10,24 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/ripstop-vm/ripstop/control"
+	"github.com/ripstop-vm/ripstop/internal/wire"
 )
 
 const (
 	// leastRedacted is how long a secret, or a line of one, has to be so that it is looked for, in bytes: shorter ones would make
 	// logs unreadable.
 	leastRedacted = 6
-	// leastPart is the same for a part of one at a place where text may have been cut.
+	// leastPart is the same for a part of one at a place where text may have been cut. Where it was, what is shorter is not shown,
+	// whatever it is: were it left out only where a secret begins like it, whoever can have a guest write something could guess a
+	// secret letter by letter.
 	leastPart = 8
 	// mostPart is up to what length of a secret parts are looked for.
 	mostPart = 4 << 10
+	// maxDetail is how long an audit entry may be, in bytes.
+	maxDetail = 2048
 	// keptSecrets bounds the values remembered of a job. A job has at most 256 secrets; the rest is for values that were
 	// replaced since.
 	keptSecrets = 512
@@ -41,6 +47,13 @@ type told struct {
 	names  []string // of values
 	values []string
 	whole  *strings.Replacer
+	forms  []form // in the order of their text, each text once
+}
+
+// form is one way in which a secret may be written.
+type form struct {
+	text, mark string
+	within     int // the index of the longest other form that text begins with; -1: none
 }
 
 // Secret implements Store.
@@ -54,7 +67,7 @@ func (d *discreet) Secret(ctx context.Context, job, name string) ([]byte, error)
 
 // Audit implements Store.
 func (d *discreet) Audit(ctx context.Context, e control.AuditEntry) error {
-	e.Detail = d.redact(e.Job, e.Detail)
+	e.Detail = cut(d.redactQuotes(e.Job, e.Detail), maxDetail)
 	return d.Store.Audit(ctx, e)
 }
 
@@ -74,17 +87,23 @@ func (d *discreet) note(job, name, value string) {
 		n.names, n.values = slices.Clone(t.names[from:]), slices.Clone(t.values[from:])
 	}
 	n.names, n.values = append(n.names, name), append(n.values, value)
-	type pair struct{ form, mark string }
-	var all []pair
 	for i, v := range n.values {
-		for _, form := range forms(v) {
-			all = append(all, pair{form, mark(n.names[i])})
+		for _, text := range forms(v) {
+			n.forms = append(n.forms, form{text: text, mark: mark(n.names[i])})
 		}
 	}
-	slices.SortStableFunc(all, func(a, b pair) int { return len(b.form) - len(a.form) }) // one may begin with another
-	pairs := make([]string, 0, 2*len(all))
-	for _, p := range all {
-		pairs = append(pairs, p.form, p.mark)
+	slices.SortStableFunc(n.forms, func(a, b form) int { return strings.Compare(a.text, b.text) })
+	n.forms = slices.CompactFunc(n.forms, func(a, b form) bool { return a.text == b.text })
+	for i := range n.forms {
+		w := i - 1
+		for w >= 0 && !strings.HasPrefix(n.forms[i].text, n.forms[w].text) {
+			w = n.forms[w].within
+		}
+		n.forms[i].within = w
+	}
+	pairs := make([]string, 0, 2*len(n.forms))
+	for _, f := range slices.Backward(n.forms) { // one that begins with another comes before it
+		pairs = append(pairs, f.text, f.mark)
 	}
 	n.whole = strings.NewReplacer(pairs...)
 	if d.jobs == nil {
@@ -132,14 +151,89 @@ func (d *discreet) redact(job, text string) string {
 				break
 			}
 		}
-		for n := min(len(v)-1, len(text)); n >= leastPart; n-- {
-			if strings.HasPrefix(text, v[len(v)-n:]) {
-				text = mark(t.names[i]) + text[n:]
-				break
-			}
+		text = withoutRest(text, v, t.names[i])
+	}
+	return text
+}
+
+// withoutRest takes the end of a secret out of the begin of text.
+func withoutRest(text, value, name string) string {
+	for n := min(len(value)-1, len(text)); n >= leastPart; n-- {
+		if strings.HasPrefix(text, value[len(value)-n:]) {
+			return mark(name) + text[n:]
 		}
 	}
 	return text
+}
+
+// redactCut takes the secrets of a job out of a text whose end was cut off. Nothing of a secret that the cut left a part of is
+// in what it answers, in whatever form, and therefore it is at least leastPart-1 bytes shorter.
+func (d *discreet) redactCut(job, text string) string {
+	t := d.of(job)
+	if t == nil {
+		return text
+	}
+	text = t.hide(text)
+	for i, v := range t.values {
+		if len(v) <= mostPart {
+			text = withoutRest(text, v, t.names[i])
+		}
+	}
+	return text
+}
+
+// redactQuotes takes the secrets of a job out of text in which quoted texts may have been cut.
+func (d *discreet) redactQuotes(job, text string) string {
+	parts := strings.Split(text, wire.CutQuote)
+	for i := range parts {
+		if i < len(parts)-1 {
+			parts[i] = d.redactCut(job, parts[i])
+		} else {
+			parts[i] = d.redact(job, parts[i])
+		}
+	}
+	return strings.Join(parts, wire.CutQuote)
+}
+
+// hide is what may be shown of a text whose end was cut off. It looks for secrets in the text as it was, since of what is left
+// when one was replaced nobody can say whether it is a part of another.
+func (t *told) hide(text string) string {
+	most := max(0, len(text)-(leastPart-1))
+	for most > 0 && !utf8.RuneStart(text[most]) {
+		most--
+	}
+	var b strings.Builder
+	hidden := 0 // where what is being left out ends
+	for i := 0; i < most || i < hidden && i < len(text); i++ {
+		if n, mark := t.at(text[i:]); i+n > hidden {
+			if i >= hidden {
+				b.WriteString(mark)
+			}
+			hidden = i + n
+		}
+		if i >= hidden {
+			b.WriteByte(text[i])
+		}
+	}
+	return b.String()
+}
+
+// at is how much of the begin of rest is a secret, or, up to its end, a part of one, and what stands in its place. 0: nothing.
+func (t *told) at(rest string) (n int, mark string) {
+	after, found := slices.BinarySearchFunc(t.forms, rest, func(f form, s string) int { return strings.Compare(f.text, s) })
+	if found {
+		after++
+	}
+	// All that begin with rest follow it in the order; all that rest begins with are the one before it, or within that.
+	if len(rest) >= leastPart && after < len(t.forms) && strings.HasPrefix(t.forms[after].text, rest) {
+		return len(rest), t.forms[after].mark
+	}
+	for i := after - 1; i >= 0; i = t.forms[i].within {
+		if f := &t.forms[i]; strings.HasPrefix(rest, f.text) {
+			return len(f.text), f.mark
+		}
+	}
+	return 0, ""
 }
 
 // record takes the secrets of a job out of the strings of a trace's record.
@@ -171,8 +265,13 @@ func (d *discreet) inside(job string, v any) any {
 			v[i] = d.inside(job, v[i])
 		}
 	case map[string]any:
+		isCut, _ := v["cut"].(bool)
 		for k := range v {
-			v[k] = d.inside(job, v[k])
+			if text, ok := v[k].(string); ok && isCut && k == "text" { // of a trace.Value
+				v[k] = d.redactCut(job, text)
+			} else {
+				v[k] = d.inside(job, v[k])
+			}
 		}
 	}
 	return v

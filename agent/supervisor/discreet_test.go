@@ -3,11 +3,14 @@ package supervisor
 import (
 	"encoding/base64"
 	"encoding/json"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/runtime/policy"
+	"github.com/ripstop-vm/ripstop/runtime/trace"
 )
 
 func TestSecretsThatGuestsHaveReadAreTakenOutOfWhatTheyTell(t *testing.T) {
@@ -52,6 +55,20 @@ func TestSecretsThatGuestsHaveReadAreTakenOutOfWhatTheyTell(t *testing.T) {
 	if got := m.audit[len(m.audit)-1].Detail; got != `fetch url: "http://x/[secret KEY]": not granted` {
 		t.Errorf("audited as %q", got)
 	}
+	w.report(t.Context(), wire.Report{Kind: wire.ReportAudit, Job: "j", Level: "warn", Text: `fetch method: "GET" url: "http://x/?key=` + string(escaped[1:8]) + `…" headers: "` + strings.Repeat("x", 8) + `": not granted`})
+	if got := m.audit[len(m.audit)-1].Detail; got != `fetch method: "GET" url: "http://x/?key=…" headers: "xxxxxxxx": not granted` {
+		t.Errorf("what was cut is audited as %q", got)
+	}
+	w.report(t.Context(), wire.Report{Kind: wire.ReportAudit, Job: "j", Level: "warn", Text: strings.Repeat("x", maxDetail-5) + value})
+	if got := m.audit[len(m.audit)-1].Detail; len(got) > maxDetail || strings.Contains(got, "sk") {
+		t.Errorf("a long one is audited as %q", got)
+	}
+	p := &preparation{worker: w, done: make(chan struct{})}
+	w.super.prepared["p"] = p
+	w.report(t.Context(), wire.Report{Kind: wire.ReportPrepared, Job: "j", ID: "p", Problem: &wire.Problem{Status: 422, Detail: strings.Repeat("x", 8<<10-5) + value}})
+	if got := p.result.Detail; len(got) != 8<<10 || strings.Contains(got, "sk") {
+		t.Errorf("a long problem ends with %q", got[len(got)-20:])
+	}
 	live, stop := w.super.hub.Traces("j")
 	defer stop()
 	w.report(t.Context(), wire.Report{Kind: wire.ReportTrace, Job: "j", Trace: json.RawMessage(`{"took_ns":18446744073709551615,"args":[{"text":` + string(escaped) + `}]}`)})
@@ -73,5 +90,64 @@ func TestRedactionKeepsNoMoreValuesThanABound(t *testing.T) {
 	}
 	if n := len(d.of("j").values); n > keptSecrets {
 		t.Errorf("%d values", n)
+	}
+}
+
+func TestWhatACutLeavesShowsNoPartOfASecret(t *testing.T) {
+	const key, lines = "k1-0123456789abcdef", "-----BEGIN X-----\nbGluZSBvbmU\nbGluZSB0d28\n-----END X-----"
+	inBase64 := base64.StdEncoding.EncodeToString([]byte(key))
+	var d discreet
+	d.note("j", "KEY", key)
+	d.note("j", "PEM", lines)
+	d.note("j", "ONE", "oneoneone")
+	d.note("j", "MORE", "oneoneone-and-more")
+	d.note("j", "LONG", strings.Repeat("long", 2<<10))
+	for name, c := range map[string]struct{ text, want string }{
+		"nothing of one":                   {"a text that says little", "a text that says"},
+		"one letter of one":                {"Authorization: k", "Authoriza"},
+		"too little to be known":           {"Authorization: " + key[:7], "Authorization: "},
+		"as little, in base64":             {"Authorization: " + inBase64[:7], "Authorization: "},
+		"enough to be known":               {"Authorization: " + key[:8], "Authorization: [secret KEY]"},
+		"as much, in base64":               {"Authorization: " + inBase64[:20], "Authorization: [secret KEY]"},
+		"a whole one, and then some":       {"key " + key + " was the key", "key [secret KEY] was "},
+		"a whole one at the end":           {"key " + key, "key [secret KEY]"},
+		"a line, and a part of the next":   {"x " + lines[:22], "x [secret PEM]"},
+		"a part of a line":                 {"x bGluZSB0d", "x [secret PEM]"},
+		"a part that begins as another":    {"x oneoneone-an", "x [secret MORE]"},
+		"one that is known and no more":    {"x oneoneone...........", "x [secret ONE]...."},
+		"one that is longer than the text": {"x " + strings.Repeat("long", 30), "x [secret LONG]"},
+		"characters of several bytes":      {"äöüäöü", "äö"},
+		"next to nothing":                  {"abc", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, _ := json.Marshal(map[string]any{"args": []any{map[string]any{"text": c.text, "size": 1000, "cut": true}}})
+			var got struct{ Args []trace.Value }
+			if err := json.Unmarshal(d.record("j", b), &got); err != nil {
+				t.Fatal(err)
+			}
+			if got.Args[0].Text != c.want || !got.Args[0].Cut || got.Args[0].Size != 1000 {
+				t.Errorf("%q became %+v, want %q", c.text, got.Args[0], c.want)
+			}
+		})
+	}
+}
+
+// However much of a secret is before the cut, and wherever it is, none of it is left.
+func TestACutAnywhereShowsNoPartOfASecret(t *testing.T) {
+	const key = `QRSTUVWXYZ"<QRST>` // its letters are nowhere else, in capitals
+	var d discreet
+	d.note("j", "key", key)
+	for _, form := range []string{key, url.QueryEscape(key), strings.Trim(strconv.Quote(key), `"`)} {
+		text := strings.Repeat("a", 20) + form + strings.Repeat("a", 20)
+		for n := range len(text) + 1 {
+			b, _ := json.Marshal(trace.Record{Args: []trace.Value{{Text: text[:n], Cut: true}}})
+			var got trace.Record
+			if err := json.Unmarshal(d.record("j", b), &got); err != nil {
+				t.Fatal(err)
+			}
+			if strings.ContainsAny(got.Args[0].Text, "QRSTUVWXYZ") {
+				t.Errorf("of %q it shows %q", text[:n], got.Args[0].Text)
+			}
+		}
 	}
 }

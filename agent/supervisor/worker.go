@@ -277,10 +277,12 @@ func (w *worker) report(ctx context.Context, r wire.Report) {
 	case wire.ReportStarted:
 		s.started(w, r)
 	case wire.ReportPrepared:
-		problem := sane(r.Problem)
-		if problem != nil { // it may have what the guest wrote
-			problem.Detail = w.store.redact(r.Job, problem.Detail)
+		if p := r.Problem; p != nil { // it may have what the guest wrote, and is not cut before it is redacted
+			redacted := *p
+			redacted.Detail = w.store.redact(r.Job, p.Detail)
+			r.Problem = &redacted
 		}
+		problem := sane(r.Problem)
 		s.mu.Lock()
 		p := s.prepared[r.ID]
 		if p != nil && p.worker == w {
@@ -307,7 +309,7 @@ func (w *worker) report(ctx context.Context, r wire.Report) {
 		if r.Level == "info" { // nothing was refused: the rule only observes
 			kind = control.AuditObserved
 		}
-		e := control.AuditEntry{Kind: kind, Job: r.Job, Version: r.Version, Invocation: cut(r.Invocation, 64), Detail: cut(w.store.redact(r.Job, r.Text), 2048)}
+		e := control.AuditEntry{Kind: kind, Job: r.Job, Version: r.Version, Invocation: cut(r.Invocation, 64), Detail: r.Text}
 		if err := w.store.Audit(ctx, e); err != nil && ctx.Err() == nil {
 			s.opts.Log.Error("write audit entry", "job", r.Job, "error", err)
 		}

@@ -79,6 +79,10 @@ type Report struct {
 	Trace      json.RawMessage `json:"trace,omitempty"` // a trace.Record
 }
 
+// CutQuote ends a quoted text of an audit's report that is only the begin of what a guest gave. What stands before it may be a part of
+// a secret.
+const CutQuote = `…"`
+
 // Problem says why something was refused, for people and programs (RFC 9457 members are made from it).
 type Problem struct {
 	Code   string `json:"code"`   // "module-invalid", "start-failed", …; the last part of the problem's type
