@@ -265,6 +265,24 @@ func TestEachProblemIsReportedWhereItIs(t *testing.T) {
 	}
 }
 
+func TestAMisspelledFunctionHidesNoMistakeInItsRule(t *testing.T) {
+	_, err := Parse([]byte("policy:\n- on: [fetch, path_opne]\n  do: deny\n- on: path_opne\n  do: deny\n  when: call.fd > 3 && call.pth == \"/\"\n"), testTable(t))
+	want := []string{
+		"2:15: policy[0].on[1]: there is no host function \"path_opne\": did you mean path_open?",
+		"4:7: policy[1].on: there is no host function \"path_opne\": did you mean path_open?",
+		"6:24: policy[1].when: path_open has no call.pth: did you mean call.path?",
+	}
+	got := Errors(err)
+	if len(got) != len(want) {
+		t.Fatalf("%v", err)
+	}
+	for i, w := range want {
+		if !strings.HasPrefix(got[i].Error(), w) {
+			t.Errorf("got %s\nwant %s", got[i], w)
+		}
+	}
+}
+
 func TestTextThatWouldKeepTheParserBusyIsRefusedAtOnce(t *testing.T) {
 	for _, text := range []string{"a: ", "- ", "? ", "&a ", "!a ", "*a ", "[", "{", "{a: "} {
 		_, err := Parse([]byte(strings.Repeat(text, MaxBytes/len(text))), nil)

@@ -2,6 +2,8 @@ package policy
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -361,5 +363,49 @@ func TestMistakesInRulesAreFoundBeforeAnythingRuns(t *testing.T) {
 	}
 	if _, err := Compile(make([]Rule, MaxRules+1), table); err == nil {
 		t.Error("too many rules were taken")
+	}
+}
+
+func TestAMistakeInOnePartOfARuleHidesNoneInAnother(t *testing.T) {
+	table, err := hostcall.NewTable(fakeLibrary())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		rule Rule
+		want []string // field, offset and the begin of the message
+	}{
+		{Rule{On: OneOrMany{"path_opne"}, Do: "deny", When: `call.pth == "/"`},
+			[]string{`on -1 there is no host function "path_opne": did you mean path_open?`, "when 0 path_open has no call.pth: did you mean call.path?"}},
+		{Rule{On: OneOrMany{"path_opne"}, Do: "deny", When: `call.path == 1`},
+			[]string{`on -1 there is no host function "path_opne"`, "when 10 found no matching overload"}},
+		{Rule{On: OneOrMany{"path_opne"}, Do: "deny", When: `call.path == "/"`},
+			[]string{`on -1 there is no host function "path_opne"`}},
+		{Rule{On: OneOrMany{"path_open", "fecth"}, Do: "deny", When: `call.hots == "a"`},
+			[]string{`on[1] -1 there is no host function "fecth": did you mean fetch?`, "when 0 path_open has no call.hots"}},
+		{Rule{On: OneOrMany{"path_open", "fecth"}, Do: "deny", When: `call.path == "/"`},
+			[]string{`on[1] -1 there is no host function "fecth": did you mean fetch?`, "when 0 fetch has no call.path"}},
+		{Rule{On: OneOrMany{"zebra"}, Do: "deny", When: `call.host == "a" || call.pathhs == []`},
+			[]string{`on -1 there is no host function "zebra"`, "when 20 no host function has call.pathhs: did you mean call.paths?"}},
+		{Rule{On: OneOrMany{"zebra"}, Do: "set", Set: map[string]string{"url": "call.qqqqqqqq"}},
+			[]string{`on -1 there is no host function "zebra"`, "set.url 0 no host function has call.qqqqqqqq"}},
+		{Rule{Do: "deny", When: `call.path ==`}, []string{"on -1 is missing", "when 12 "}},
+		{Rule{On: OneOrMany{"fetch"}, Do: "dney", When: `call.hots == "a"`},
+			[]string{`do -1 "dney" is none of`, "when 0 fetch has no call.hots"}},
+		{Rule{On: OneOrMany{"fetch"}, Do: "deny", Mode: "watch", Errno: "EACESS", When: `[1].all(call, call > 0)`},
+			[]string{"mode -1 ", "errno -1 ", "when -1 call is the host call"}},
+	} {
+		_, err := Compile([]Rule{c.rule}, table)
+		var got []string
+		if many, ok := err.(interface{ Unwrap() []error }); ok {
+			for _, err := range many.Unwrap() {
+				if e, ok := errors.AsType[*Error](err); ok {
+					got = append(got, fmt.Sprintf("%s %d %s", e.Field, e.Offset, e.Msg))
+				}
+			}
+		}
+		if !slices.EqualFunc(got, c.want, strings.HasPrefix) {
+			t.Errorf("%+v:\n got %s\nwant %s", c.rule, strings.Join(got, "\n     "), strings.Join(c.want, "\n     "))
+		}
 	}
 }

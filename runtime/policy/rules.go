@@ -48,9 +48,8 @@ func Compile(rules []Rule, table *hostcall.Table) (*Policy, error) {
 	for i := range rules {
 		c.problems = problems{rule: i}
 		parsed[i] = c.rule(i, rules[i])
-		if len(c.problems.errs) > 0 { // what it says of each function would only be a consequence
-			errs = append(errs, c.problems.errs...)
-			continue
+		if len(parsed[i].funcs) == 0 {
+			c.unbound(parsed[i])
 		}
 		for _, fn := range parsed[i].funcs {
 			if s, ok := c.bind(parsed[i], c.schema(fn)); ok {
@@ -191,7 +190,8 @@ func didYouMean(name string) string {
 	return ": did you mean " + name + "?"
 }
 
-// functions finds what the patterns of on name, in the table's order.
+// functions finds what the patterns of on name, in the table's order. One that names nothing is reported, and stands for the
+// function that was meant, if that can be told, so that what the rest of the rule says of it is checked, too.
 func (c *compiler) functions(on OneOrMany) []*hostcall.Func {
 	if len(on) == 0 {
 		c.add("on", `is missing: name functions, such as path_open, path_* or "*"`)
@@ -214,7 +214,13 @@ func (c *compiler) functions(on OneOrMany) []*hostcall.Func {
 			for _, f := range c.table.Funcs() {
 				names = append(names, f.Name, f.String())
 			}
-			c.add(field, "there is no host function %s%s", quoteShort(pattern), didYouMean(nearest.Of(pattern, names)))
+			meant := nearest.Of(pattern, names)
+			c.add(field, "there is no host function %s%s", quoteShort(pattern), didYouMean(meant))
+			for _, f := range c.table.Funcs() {
+				if meant != "" && f.Matches(meant) {
+					wanted[f] = true
+				}
+			}
 		}
 	}
 	var funcs []*hostcall.Func
@@ -238,6 +244,32 @@ type use struct {
 	offset int // in text
 }
 
+// unbound checks what can be checked of a rule for functions that nobody knows: that some function has what it uses.
+func (c *compiler) unbound(p *parsedRule) {
+	known := map[string]bool{}
+	for _, fn := range c.table.Funcs() {
+		for name := range c.schema(fn).vars {
+			known[name] = true
+		}
+	}
+	check := func(e *expression) {
+		if e == nil {
+			return
+		}
+		said := map[string]bool{}
+		for _, u := range e.uses {
+			if !known[u.name] && !said[u.name] {
+				said[u.name] = true
+				c.addAt(e.field, u.offset, "no host function has %s%s", u.name, didYouMean(nearest.Of(u.name, slices.Sorted(maps.Keys(known)))))
+			}
+		}
+	}
+	check(p.when)
+	for _, arg := range slices.Sorted(maps.Keys(p.set)) {
+		check(p.set[arg])
+	}
+}
+
 // parse checks the syntax of text. nil means that it is wrong, and has been reported.
 func (c *compiler) parse(field, text string) *expression {
 	if len(text) > MaxExpression {
@@ -255,7 +287,11 @@ func (c *compiler) parse(field, text string) *expression {
 	}
 	e := &expression{field: field, text: text, ast: a}
 	info := a.NativeRep().SourceInfo()
+	before := len(c.errs)
 	e.walk(c, info, a.NativeRep().Expr())
+	if len(c.errs) > before {
+		return nil
+	}
 	return e
 }
 
