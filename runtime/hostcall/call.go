@@ -27,7 +27,7 @@ type Call struct {
 	// Held is what Func.Resolve took hold of for the function to use. If it is an io.Closer it is closed when the call
 	// ends or when an argument is changed.
 	Held any
-	// Rule names what answered or changed the call ("policy rule 2: deny"), for traces; empty if nobody did.
+	// Rule names what answered or changed the call ("policy[1]: deny"), for traces; empty if nobody did.
 	Rule string
 	// Observed names the rule that would have refused the call, had it not been in observe mode.
 	Observed string

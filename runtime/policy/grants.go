@@ -39,16 +39,19 @@ type Error struct {
 func (e *Error) Error() string {
 	at := "capabilities"
 	if e.Rule >= 0 {
-		at = "policy rule " + strconv.Itoa(e.Rule+1)
+		at = ruleName(e.Rule)
 	}
 	if e.Field != "" {
-		at += " " + e.Field
+		at += "." + e.Field
 	}
 	if e.Offset >= 0 {
 		at += fmt.Sprintf(" at byte %d", e.Offset)
 	}
 	return at + ": " + e.Msg
 }
+
+// ruleName is what a rule is called wherever people read of one: as its place in a manifest.
+func ruleName(index int) string { return "policy[" + strconv.Itoa(index) + "]" }
 
 // A RefusedError reports that something is not granted. To a guest it is ENOTCAPABLE (errors.Is knows it).
 type RefusedError struct {

@@ -153,7 +153,7 @@ func TestPathRulesJudgeTheObjectAndNotTheWords(t *testing.T) {
 		if e := w.open(3, "a", 0); e != hostcall.Success {
 			t.Errorf("%s: open of a = %s", when, e)
 		}
-		if len(w.denied) != 3 || w.denied[0] != "policy rule 1: deny" {
+		if len(w.denied) != 3 || w.denied[0] != "policy[0]: deny" {
 			t.Errorf("%s: denied %q", when, w.denied)
 		}
 	}
@@ -228,12 +228,12 @@ func TestTheFirstMatchingRuleDecides(t *testing.T) {
 	if e, _ := w.Call("fd_seek", 3, 0, 0, out); e != hostcall.Success {
 		t.Errorf("fd_seek SET = %s", e)
 	}
-	if len(w.observed) != 1 || w.observed[0] != "policy rule 3: deny" {
+	if len(w.observed) != 1 || w.observed[0] != "policy[2]: deny" {
 		t.Errorf("observed %q", w.observed)
 	}
 	_, err := w.Call("proc_exit", 101)
 	var stop *hostcall.StopError
-	if !errors.As(err, &stop) || stop.Rule != "policy rule 4: stop" {
+	if !errors.As(err, &stop) || stop.Rule != "policy[3]: stop" {
 		t.Errorf("proc_exit ended with %v", err)
 	}
 	if _, err := w.Call("proc_exit", 3); err != nil {
@@ -308,7 +308,7 @@ func TestAnEvaluationThatFailsOrCostsTooMuchDenies(t *testing.T) {
 		if e, _ := w.Call("fetch", "GET", "http://a.example/"+strings.Repeat("y", 3000)); e != hostcall.EACCES {
 			t.Errorf("%s: %s", when, e)
 		}
-		if len(w.denied) != 1 || w.denied[0] != "policy rule 1: deny, as it could not be evaluated" {
+		if len(w.denied) != 1 || w.denied[0] != "policy[0]: deny, as it could not be evaluated" {
 			t.Errorf("%s: denied %q", when, w.denied)
 		}
 	}
@@ -400,6 +400,9 @@ func TestAMistakeInOnePartOfARuleHidesNoneInAnother(t *testing.T) {
 		if many, ok := err.(interface{ Unwrap() []error }); ok {
 			for _, err := range many.Unwrap() {
 				if e, ok := errors.AsType[*Error](err); ok {
+					if !strings.HasPrefix(e.Error(), "policy[0]."+e.Field) {
+						t.Errorf("no place as in a manifest: %s", e)
+					}
 					got = append(got, fmt.Sprintf("%s %d %s", e.Field, e.Offset, e.Msg))
 				}
 			}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -101,7 +100,7 @@ type boundRule struct {
 	observe bool
 	express bool      // it names the function itself, not a pattern
 	objects bool      // it looks at objects
-	name    string    // "policy rule 2: deny"
+	name    string    // "policy[1]: deny"
 	failed  string    // what it is called when it could not be evaluated
 	when    condition // nil: always
 	set     []setter
@@ -483,11 +482,11 @@ func (sizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *co
 // bind makes a rule's form for one function. False means that it is wrong, and has been reported.
 func (c *compiler) bind(p *parsedRule, s *schema) (*boundRule, bool) {
 	c.problems.rule = p.index
-	name := "policy rule " + strconv.Itoa(p.index+1) + ": " + p.do
+	name := ruleName(p.index) + ": " + p.do
 	b := &boundRule{do: actions[p.do], errno: p.errno, observe: p.observe, name: name, failed: name + ", as it could not be evaluated"}
 	b.express = slices.Contains(p.on, s.fn.Name) || slices.Contains(p.on, s.fn.String())
 	if b.do != deny && b.do != stop {
-		b.failed = "policy rule " + strconv.Itoa(p.index+1) + ": deny, as it could not be evaluated"
+		b.failed = ruleName(p.index) + ": deny, as it could not be evaluated"
 	}
 	ok := true
 	if p.when != nil {

@@ -61,14 +61,14 @@ func (d denier) After(*hostcall.Call)          {}
 func (d denier) Before(c *hostcall.Call) hostcall.Verdict {
 	switch {
 	case d.observe:
-		c.Observed = "policy rule 1: deny"
+		c.Observed = "policy[0]: deny"
 		return hostcall.Proceed
 	case d.stop:
-		c.Rule = "policy rule 3: stop"
+		c.Rule = "policy[2]: stop"
 		c.Stop(&hostcall.StopError{})
 		return hostcall.Stop
 	}
-	return c.Deny(hostcall.EACCES, "policy rule 2: deny")
+	return c.Deny(hostcall.EACCES, "policy[1]: deny")
 }
 
 var took = regexp.MustCompile(`  \d+\.\d{3}ms`)
@@ -130,9 +130,9 @@ proc_exit(rval=3) = ?
 func TestRefusalsNameTheRule(t *testing.T) {
 	out := func(g *doortest.Guest) uint32 { return g.Put(make([]byte, 8)) }
 	open := func(g *doortest.Guest) { _, _ = g.Call("path_open", 3, "a", 0, out(g)) }
-	expect(t, lines(t, Options{}, []hostcall.Interposer{denier{}}, open), `path_open(fd=3, path="a", oflags=0) = EACCES  [denied by policy rule 2]`)
-	expect(t, lines(t, Options{}, []hostcall.Interposer{denier{stop: true}}, open), `path_open(fd=3, path="a", oflags=0) = ?  [stopped by policy rule 3]`)
-	expect(t, lines(t, Options{}, []hostcall.Interposer{denier{observe: true}}, open), `path_open(fd=3, path="a", oflags=0) = SUCCESS, opened_fd=5  [observed: policy rule 1: deny]`)
+	expect(t, lines(t, Options{}, []hostcall.Interposer{denier{}}, open), `path_open(fd=3, path="a", oflags=0) = EACCES  [denied by policy[1]]`)
+	expect(t, lines(t, Options{}, []hostcall.Interposer{denier{stop: true}}, open), `path_open(fd=3, path="a", oflags=0) = ?  [stopped by policy[2]]`)
+	expect(t, lines(t, Options{}, []hostcall.Interposer{denier{observe: true}}, open), `path_open(fd=3, path="a", oflags=0) = SUCCESS, opened_fd=5  [observed: policy[0]: deny]`)
 	expect(t, lines(t, Options{Objects: true}, nil, open), `path_open(fd=3 </data>, path="a" </data/\x1b[31m>, oflags=0) = SUCCESS, opened_fd=5`)
 }
 
@@ -163,7 +163,7 @@ func TestJSONRecordsSayTheSameAsText(t *testing.T) {
 	if err := errors.Join(d.Decode(&call), d.Decode(&grow)); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, took.ReplaceAllString(call.String(), ""), `path_open(fd=3, path="a\x7f", oflags=CREAT) = EACCES  [denied by policy rule 2]`)
+	expect(t, took.ReplaceAllString(call.String(), ""), `path_open(fd=3, path="a\x7f", oflags=CREAT) = EACCES  [denied by policy[1]]`)
 	expect(t, grow.String(), `--- memory grows from 1 to 2 bytes: over the limit ---`)
 	if !call.Denied || call.Time.IsZero() || call.Took <= 0 || call.Errno != "EACCES" {
 		t.Errorf("%+v", call)
