@@ -371,6 +371,42 @@ func TestChangesSayThatTheyWereMade(t *testing.T) {
 	}
 }
 
+func TestChangesAreToldAsJSON(t *testing.T) {
+	server(t)
+	wasm := moduleFile(t, t.TempDir(), "hello.wasm")
+	says := func(want string, args ...string) {
+		t.Helper()
+		stdout, stderr := ok(t, "s3cret", append(args, "--json")...)
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, []byte(stdout)); err != nil || compact.String() != want || stderr != "" {
+			t.Errorf("%v says %q and %q, want %s", args, stdout, stderr, want)
+		}
+	}
+	says(`{"job_missing":true,"set":["key"]}`, "secret", "set", "hello", "key")
+	for _, name := range []string{"hello", "a", "c"} {
+		ok(t, "", "deploy", "-q", "--name", name, wasm)
+	}
+	says(`{"set":["key"]}`, "secret", "set", "hello", "key")
+	says(`{"rm":["key"]}`, "secret", "rm", "hello", "key")
+	ok(t, "", "token", "create", "ci")
+	says(`{"revoke":["ci"]}`, "token", "revoke", "ci")
+	says(`{"rm":["hello"]}`, "rm", "hello")
+	// Of several, those that were removed are told on stdout, and what became of the others on stderr.
+	code, stdout, stderr := ripstop(t, "", "rm", "a", "b", "c", "--json")
+	var d errorDocument
+	if err := json.Unmarshal([]byte(stderr), &d); err != nil || code != exitFailed || len(d.Failures) != 1 || d.Failures[0].Name != "b" ||
+		d.Failures[0].Code != "job-unknown" || stdout != "{\n  \"rm\": [\n    \"a\",\n    \"c\"\n  ]\n}\n" {
+		t.Errorf("exit %d, %q and %q, %v", code, stdout, stderr, err)
+	}
+	for _, args := range [][]string{{"rm", "a"}, {"secret", "rm", "a", "key"}, {"token", "revoke", "ci"}} {
+		code, stdout, stderr := ripstop(t, "", append(args, "--json")...)
+		var d errorDocument
+		if err := json.Unmarshal([]byte(stderr), &d); err != nil || code != exitFailed || d.Status != 404 || stdout != "" {
+			t.Errorf("%v: exit %d, %q and %q, %v", args, code, stdout, stderr, err)
+		}
+	}
+}
+
 func TestSecretsAreReadFromStdinOrAFileByteForByteButForOneNewline(t *testing.T) {
 	w := server(t)
 	file := writeText(t, filepath.Join(t.TempDir(), "key"), "from file\n\n")
@@ -585,6 +621,32 @@ func TestFollowedTracesEndWithTheServer(t *testing.T) {
 	stdout, _ = ok(t, "", "trace", "--json", "hello")
 	if !strings.Contains(stdout, `"record":{"time"`) || strings.Count(stdout, "\n") != 1 {
 		t.Errorf("trace --json says %q", stdout)
+	}
+}
+
+func TestTheTraceOfOneInvocation(t *testing.T) {
+	w := server(t)
+	ok(t, "", "deploy", "-q", moduleFile(t, t.TempDir(), "hello.wasm"))
+	const one, other = "0199b6a4-0000-7000-8000-0123456789ab", "0199b6a4-0000-7000-8000-0123456789ff"
+	w.Hub.Arrived = make(chan struct{}, 4)
+	go func() {
+		for range 4 {
+			<-w.Hub.Arrived
+			for _, id := range []string{other, one, "", other} {
+				w.Hub.Report(wire.Report{Kind: wire.ReportTrace, Job: "hello", Version: 1, Invocation: id, Time: apitest.Epoch,
+					Trace: json.RawMessage(`{"time":"2026-01-02T03:04:05Z","kind":"call","took_ns":1,"function":"of_` + id + `"}`)})
+			}
+			w.Hub.End()
+		}
+	}()
+	for _, args := range [][]string{{"--invocation", one}, {"--invocation", "456789ab"}, {"--json", "--invocation", one}} {
+		stdout, stderr := ok(t, "", append([]string{"trace", "hello"}, args...)...)
+		if strings.Count(stdout, "\n") != 1 || !strings.Contains(stdout, "of_"+one) || strings.Contains(stderr, "no calls") {
+			t.Errorf("%v: %q, %q", args, stdout, stderr)
+		}
+	}
+	if stdout, stderr := ok(t, "", "trace", "hello", "--invocation", "none"); stdout != "" || !strings.HasSuffix(stderr, "no calls of an invocation none were seen of hello\n") {
+		t.Errorf("it says %q and %q", stdout, stderr)
 	}
 }
 

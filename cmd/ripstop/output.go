@@ -30,6 +30,14 @@ func printJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
+// printDone writes, under --json, what a command was done to, by the command's own name; nothing if that is nothing.
+func printDone(w io.Writer, command string, those ...string) error {
+	if len(those) == 0 {
+		return nil
+	}
+	return printJSON(w, map[string][]string{command: those})
+}
+
 // errorDocument is an error under --json: the server's problem (RFC 9457), or what went wrong on this side, which has a code and a
 // detail alone.
 type errorDocument struct {

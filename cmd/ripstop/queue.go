@@ -418,8 +418,8 @@ func newInvocationsCommand(parent, name, short, long, done string, do func(*clie
 			}
 			return nil
 		})
-		if asJSON && len(those) > 0 {
-			err = errors.Join(err, printJSON(cmd.OutOrStdout(), map[string]any{name: those}))
+		if asJSON {
+			err = errors.Join(err, printDone(cmd.OutOrStdout(), name, those...))
 		}
 		return err
 	})

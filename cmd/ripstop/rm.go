@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/ripstop-vm/ripstop/api/client"
@@ -15,14 +16,21 @@ func newRmCommand() *cobra.Command {
 		Example: "  ripstop rm hello\n  ripstop rm hello other",
 		Args:    cobra.MinimumNArgs(1),
 	}
+	var asJSON bool
+	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
-		_, err := each(cmd.Context(), args, func(job string) error {
+		those, err := each(cmd.Context(), args, func(job string) error {
 			if err := c.Remove(cmd.Context(), job); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "removed %s\n", escapeLine(job))
+			if !asJSON {
+				fmt.Fprintf(cmd.ErrOrStderr(), "removed %s\n", escapeLine(job))
+			}
 			return nil
 		})
+		if asJSON {
+			err = errors.Join(err, printDone(cmd.OutOrStdout(), "rm", those...))
+		}
 		return err
 	})
 }

@@ -32,7 +32,7 @@ func newSecretCommand() *cobra.Command {
 
 func newSecretSetCommand() *cobra.Command {
 	var file, value string
-	var keepNewline bool
+	var keepNewline, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "set JOB NAME",
 		Short: "Set a secret, from stdin or a file",
@@ -46,6 +46,7 @@ func newSecretSetCommand() *cobra.Command {
 	cmd.Flags().StringVar(&file, "file", "", "read the value from this file")
 	cmd.Flags().StringVar(&value, "value", "", "the value itself; other users of this machine can see it while the command runs")
 	cmd.Flags().BoolVar(&keepNewline, "keep-newline", false, "keep a newline at the value's end")
+	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
 		given := cmd.Flags().Changed("value")
 		if given && file != "" {
@@ -64,9 +65,17 @@ func newSecretSetCommand() *cobra.Command {
 		if err := c.SetSecret(cmd.Context(), args[0], args[1], secret); err != nil {
 			return err
 		}
-		note := ""
 		// Setting a secret before its job is deployed is fine, but a mistyped job should be seen.
-		if _, err := c.Job(cmd.Context(), args[0]); isUnknownJob(err) {
+		_, err := c.Job(cmd.Context(), args[0])
+		missing := isUnknownJob(err)
+		if asJSON {
+			return printJSON(cmd.OutOrStdout(), struct {
+				Missing bool     `json:"job_missing,omitempty"`
+				Set     []string `json:"set"`
+			}{missing, args[1:]})
+		}
+		note := ""
+		if missing {
 			note = fmt.Sprintf("; there is no job %s yet", escapeLine(args[0]))
 		}
 		fmt.Fprintf(cmd.ErrOrStderr(), "set secret %s of %s%s\n", escapeLine(args[1]), escapeLine(args[0]), note)
@@ -147,15 +156,20 @@ func newSecretListCommand() *cobra.Command {
 }
 
 func newSecretRemoveCommand() *cobra.Command {
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "rm JOB NAME",
 		Short:   "Remove a secret",
 		Example: "  ripstop secret rm weather api-key",
 		Args:    cobra.ExactArgs(2),
 	}
+	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
 		if err := c.RemoveSecret(cmd.Context(), args[0], args[1]); err != nil {
 			return err
+		}
+		if asJSON {
+			return printDone(cmd.OutOrStdout(), "rm", args[1])
 		}
 		fmt.Fprintf(cmd.ErrOrStderr(), "removed secret %s of %s\n", escapeLine(args[1]), escapeLine(args[0]))
 		return nil

@@ -113,15 +113,20 @@ func newTokenListCommand() *cobra.Command {
 }
 
 func newTokenRevokeCommand() *cobra.Command {
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "revoke NAME|ID",
 		Short:   "Revoke a token at once",
 		Example: "  ripstop token revoke ci",
 		Args:    cobra.ExactArgs(1),
 	}
+	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
 		if err := c.RevokeToken(cmd.Context(), args[0]); err != nil {
 			return err
+		}
+		if asJSON {
+			return printDone(cmd.OutOrStdout(), "revoke", args[0])
 		}
 		fmt.Fprintf(cmd.ErrOrStderr(), "revoked %s\n", escapeLine(args[0]))
 		return nil

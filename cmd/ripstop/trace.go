@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/ripstop-vm/ripstop/api/client"
 	"github.com/ripstop-vm/ripstop/api/model"
@@ -12,18 +13,25 @@ import (
 
 func newTraceCommand() *cobra.Command {
 	var asJSON bool
+	var invocation string
 	cmd := &cobra.Command{
 		Use:   "trace JOB",
 		Short: "Show a job's host calls as they happen, like strace",
 		Long: "Tracing is on while this command runs, and slows the job a little. Calls that a rule refused are marked with\n" +
 			"it; those that no capability grants fail with ENOTCAPABLE, or EBADF where the guest has no files. Of secrets only the\n" +
-			"length is shown.",
-		Example: "  ripstop trace nosy\n  ripstop trace --json nosy | jq 'select(.record.denied or .record.errno == \"ENOTCAPABLE\")'",
+			"length is shown. Each line has the last 8 characters of its invocation's id; --invocation takes these or the whole id.",
+		Example: "  ripstop trace nosy\n  ripstop trace nosy --invocation 1fb1477c\n  ripstop trace --json nosy | jq 'select(.record.denied or .record.errno == \"ENOTCAPABLE\")'",
 		Args:    cobra.ExactArgs(1),
 	}
+	cmd.Flags().StringVar(&invocation, "invocation", "", "only calls of this invocation")
 	jsonFlag(cmd, &asJSON)
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
+		found := false
 		err := c.Trace(cmd.Context(), args[0], func(l model.TraceLine) error {
+			if !strings.HasSuffix(l.Invocation, invocation) {
+				return nil
+			}
+			found = true
 			if asJSON {
 				return printLine(cmd.OutOrStdout(), l)
 			}
@@ -36,6 +44,9 @@ func newTraceCommand() *cobra.Command {
 		})
 		if err == nil {
 			tellEnded(cmd)
+			if invocation != "" && !found {
+				fmt.Fprintf(cmd.ErrOrStderr(), "no calls of an invocation %s were seen of %s\n", escapeLine(invocation), escapeLine(args[0]))
+			}
 		}
 		return err
 	})
