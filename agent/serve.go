@@ -220,7 +220,7 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 		result, err = m.sandbox.ServeInTurn(ctx, w, r, info, &turn)
 		t.recorder.CPU(result.CPU)
 		served = true
-		t.back(m, err == nil && result.Reusable)
+		t.back(ctx, m, err == nil && result.Reusable)
 	})
 	if result.LogDropped > 0 {
 		a.system(name, t.assigned.Version, info.Invocation, "warn", fmt.Sprintf("%d bytes of log were dropped: the limit is %d", result.LogDropped, int64(t.limits.Log)))

@@ -133,11 +133,11 @@ func (t *task) take(ctx context.Context, turn *guest.Turn) (m made, cold bool, e
 }
 
 // back ends what take began: the sandbox waits for the next invocation, or is closed. Under isolation: task it is kept if it may serve again as it
-// is, else if it returns to its image.
-func (t *task) back(m made, reusable bool) {
+// is, else if it returns to its image, in the place of ctx's loop.
+func (t *task) back(ctx context.Context, m made, reusable bool) {
 	t.pool.end()
 	if !t.keep {
-		reusable = t.wants(m) && t.returned(m)
+		reusable = t.wants(m) && t.returned(ctx, m)
 	}
 	if m.bytes = int64(m.sandbox.PrivateBytes()); !reusable || !t.put(m) {
 		t.discard(m)
@@ -170,8 +170,8 @@ func (t *task) wants(m made) bool {
 }
 
 // returned brings a sandbox back to its image, and counts why not if it cannot.
-func (t *task) returned(m made) bool {
-	err := m.sandbox.Return()
+func (t *task) returned(ctx context.Context, m made) bool {
+	err := m.sandbox.ReturnIn(ctx)
 	switch why, discarded := errors.AsType[*image.DiscardError](err); {
 	case err == nil:
 		t.recorder.Return("returned")

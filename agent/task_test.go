@@ -97,7 +97,7 @@ func hold(tb testing.TB, t *task, n int) {
 		all = append(all, m)
 	}
 	for _, m := range all {
-		t.back(m, true)
+		t.back(context.Background(), m, true)
 	}
 	t.agent.background.Wait()
 }

@@ -32,5 +32,13 @@ func Compute(ctx context.Context) {
 	}
 }
 
+// With is parent with the loop that does ctx's work, if there is one: for work of its own that is done in the same place.
+func With(parent, ctx context.Context) context.Context {
+	if l := ctx.Value(Key); l != nil {
+		return context.WithValue(parent, Key, l)
+	}
+	return parent
+}
+
 // In reports whether a loop does ctx's work in place.
 func In(ctx context.Context) bool { return ctx.Value(Key) != nil }

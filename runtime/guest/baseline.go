@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -91,7 +92,10 @@ func (p *Program) images() bool {
 // Return brings a sandbox that has served back to its image, so that the next request finds it as new: however the last
 // one ended, unless its time was over. A guest that wants to be called then is. After an error the sandbox can only be closed; a *image.DiscardError says why. Those made
 // before there was an image fail with ErrNoImage.
-func (s *Sandbox) Return() error {
+func (s *Sandbox) Return() error { return s.ReturnIn(context.Background()) }
+
+// ReturnIn is Return in a loop's place, if ctx leads to one (package internal/loop), which learns when the guest takes long. Nothing ends with ctx.
+func (s *Sandbox) ReturnIn(ctx context.Context) error {
 	switch {
 	case s.closed.Load():
 		return ErrUsed
@@ -110,7 +114,7 @@ func (s *Sandbox) Return() error {
 		return &image.DiscardError{Reason: image.Descriptors, Err: err}
 	}
 	if s.hook != nil {
-		if err := s.returned(); err != nil {
+		if err := s.returned(ctx); err != nil {
 			return &image.DiscardError{Reason: image.Hook, Err: err}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/ripstop-vm/ripstop/internal/loop"
 	"github.com/ripstop-vm/ripstop/runtime"
 )
 
@@ -37,10 +38,11 @@ func wanted(bits uint32) bool { return bits&wantsReturned != 0 }
 // errReturnTime is why a guest ends that does too much after a return.
 var errReturnTime = fmt.Errorf("its time after a return is over: %w", context.DeadlineExceeded)
 
-// returned has the guest do what it wants to after a return, in its turn and within the bounds of an invocation. A failure is in the job's log.
-func (s *Sandbox) returned() error {
+// returned has the guest do what it wants to after a return, in its turn and within the bounds of an invocation, in the place of in's loop. A failure is
+// in the job's log.
+func (s *Sandbox) returned(in context.Context) error {
 	o := &s.program.opts
-	ctx, cancel := context.WithTimeoutCause(context.Background(), o.ReturnTime, errReturnTime)
+	ctx, cancel := context.WithTimeoutCause(loop.With(context.Background(), in), o.ReturnTime, errReturnTime)
 	defer cancel()
 	log := &s.state.log
 	log.begin(ctx)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ripstop-vm/ripstop/internal/loop"
 	"github.com/ripstop-vm/ripstop/internal/wasmtest"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/processor"
@@ -206,5 +207,33 @@ func TestReturningToAnImageIsCharged(t *testing.T) {
 	}
 	if after := share.Usage().Host; after <= before {
 		t.Errorf("charged %v, then %v", before, after)
+	}
+}
+
+// told is a loop that counts what it is told.
+type told struct{ left, computes int }
+
+func (l *told) Leave()   { l.left++ }
+func (l *told) Compute() { l.computes++ }
+
+// What a guest does after a return is done in the place of the loop whose request it was returned from, and others wait for that.
+func TestALoopLearnsThatAGuestTakesLongAfterAReturn(t *testing.T) {
+	w := newWorld()
+	prog, err := New(Options{Module: compileMetered(t, hookedTask(endlessLoop).Bytes()), Services: w, Share: oneToken(t).Job("job", 1), Images: true,
+		ReturnTime: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sandbox(t, prog) // leaves the image
+	s := sandbox(t, prog)
+	w.config = map[string]string{"hi": "x"}
+	if _, err := s.Serve(t.Context(), httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), ServeInfo{}); err != nil {
+		t.Fatal(err)
+	}
+	var l told
+	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), loop.Key, &l))
+	cancel() // it ends with nobody's request
+	if err := s.ReturnIn(ctx); !errors.Is(err, context.DeadlineExceeded) || l.computes == 0 || l.left != 0 {
+		t.Errorf("it computed %d times and left %d times: %v", l.computes, l.left, err)
 	}
 }
