@@ -107,7 +107,7 @@ func TestAnswersBeyondTheBoundAreCountedTogether(t *testing.T) {
 	for part := range 4 {
 		all.Go(func() {
 			for i := part; i < maxAnswers+more; i += 4 {
-				tel.Ingress().Request("job", "GET", i, time.Millisecond)
+				tel.Ingress().Request(fmt.Sprint("job", i/maxOfJob), "GET", i%maxOfJob, time.Millisecond)
 			}
 		})
 	}
@@ -126,6 +126,37 @@ func TestAnswersBeyondTheBoundAreCountedTogether(t *testing.T) {
 		}
 	}
 	t.Error("answers beyond the bound are lost")
+}
+
+func TestAnswersOfOneJobLeaveRoomForOthers(t *testing.T) {
+	tel, err := New(Options{Process: "worker"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const jobs = 2 * maxAnswers / 4000 // whose answers might be told apart by as many methods and statuses as there are
+	for job := range jobs {
+		for i := range 4000 {
+			tel.Ingress().Request(fmt.Sprint("bad", job), fmt.Sprint("M", i/400), 200+i%400, time.Millisecond)
+		}
+	}
+	tel.Ingress().Request("good", "GET", 200, time.Millisecond)
+	f := family(t, tel.Gatherer(), "http_server_request_duration_seconds")
+	if want := jobs*(maxOfJob+1) + 1; len(f.Metric) != want {
+		t.Errorf("%d series, want %d", len(f.Metric), want)
+	}
+	good, rest := false, 0
+	for _, m := range f.Metric {
+		text := m.String()
+		good = good || strings.Contains(text, `"good"`)
+		if strings.Contains(text, "otel_metric_overflow") && strings.Contains(text, `"bad`) {
+			if n := m.Histogram.GetSampleCount(); n == 4000-maxOfJob {
+				rest++
+			}
+		}
+	}
+	if !good || rest != jobs {
+		t.Errorf("the other job is told apart: %t; the rest of %d jobs is, want %d", good, rest, jobs)
+	}
 }
 
 func TestEachOfManyJobsHasItsOwnSeries(t *testing.T) {

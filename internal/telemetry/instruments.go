@@ -265,7 +265,14 @@ type Ingress struct {
 
 	mu       sync.RWMutex
 	answers  map[answer]*durations
+	jobs     map[string]*jobAnswers
 	overflow *durations // of answers beyond maxAnswers; nil: there are none
+}
+
+// jobAnswers are what was kept of one job.
+type jobAnswers struct {
+	kept     int
+	overflow *durations // of its answers beyond maxOfJob; nil: there are none
 }
 
 // answer is what requests are told apart by.
@@ -274,11 +281,15 @@ type answer struct {
 	status      int
 }
 
-// maxAnswers bounds the answers that are told apart: guests choose statuses.
-const maxAnswers = 20_000
+// Bounds of the answers that are told apart, in all and of one job: guests choose statuses, and clients methods, so that one job could take what all
+// have. A worker has up to ten thousand jobs.
+const (
+	maxAnswers = 100_000
+	maxOfJob   = 100
+)
 
 func newIngress(hs *histograms) *Ingress {
-	return &Ingress{duration: hs.add("http.server.request.duration", "Time to answer requests of ingress."), answers: map[answer]*durations{}}
+	return &Ingress{duration: hs.add("http.server.request.duration", "Time to answer requests of ingress."), answers: map[answer]*durations{}, jobs: map[string]*jobAnswers{}}
 }
 
 // Request notes an answer. job is empty if none answers there.
@@ -299,12 +310,24 @@ func (i *Ingress) add(a answer) *durations {
 	if d := i.answers[a]; d != nil {
 		return d
 	}
-	if len(i.answers) >= maxAnswers {
+	beyond := attribute.Bool("otel.metric.overflow", true) // OpenTelemetry metrics SDK, "Overflow attribute"
+	j := i.jobs[a.job]
+	switch {
+	case j != nil && j.overflow != nil:
+		return j.overflow
+	case len(i.answers) >= maxAnswers:
 		if i.overflow == nil {
-			i.overflow = i.duration.of(attribute.Bool("otel.metric.overflow", true)) // OpenTelemetry metrics SDK, "Overflow attribute"
+			i.overflow = i.duration.of(beyond)
 		}
 		return i.overflow
+	case j == nil:
+		j = new(jobAnswers)
+		i.jobs[a.job] = j
+	case j.kept >= maxOfJob:
+		j.overflow = i.duration.of(attribute.String("job", a.job), beyond)
+		return j.overflow
 	}
+	j.kept++
 	d := i.duration.of(attribute.String("job", a.job), attribute.String("http.request.method", a.method), attribute.Int("http.response.status_code", a.status))
 	i.answers[a] = d
 	return d
