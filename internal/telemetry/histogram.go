@@ -33,8 +33,25 @@ type histogram struct {
 // durations are those of one set of attributes. It is safe for concurrent use.
 type durations struct {
 	by     attribute.Set
-	sum    atomic.Int64
+	sum    atomic.Int64 // but for full
 	counts [len(bounds) + 1]atomic.Uint64
+	mu     sync.Mutex
+	full   float64 // what was taken off sum, in seconds, before that is full: ten thousand requests at once fill it in ten days
+}
+
+// much is what a sum is taken down by.
+const much = time.Duration(1 << 60)
+
+// seconds is the sum.
+func (d *durations) seconds() float64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	sum := time.Duration(d.sum.Load())
+	if sum >= much {
+		sum = time.Duration(d.sum.Add(-int64(much)))
+		d.full += much.Seconds()
+	}
+	return d.full + sum.Seconds()
 }
 
 // add counts a duration; one below zero as zero.
@@ -73,7 +90,7 @@ func (h *histogram) read(now time.Time) metricdata.Metrics {
 			p.BucketCounts[i] = d.counts[i].Load()
 			p.Count += p.BucketCounts[i]
 		}
-		p.Sum = time.Duration(d.sum.Load()).Seconds()
+		p.Sum = d.seconds()
 		if p.Count > 0 {
 			data.DataPoints = append(data.DataPoints, p)
 		}

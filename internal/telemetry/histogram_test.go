@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 )
 
 // family gives what a registry has under a name, with when it was made left out.
@@ -94,6 +96,21 @@ func TestADurationBelowZeroCountsAsNone(t *testing.T) {
 	d.add(-time.Second)
 	if d.sum.Load() != 0 || d.counts[0].Load() != 1 {
 		t.Errorf("the sum is %d, the first bucket has %d", d.sum.Load(), d.counts[0].Load())
+	}
+}
+
+func TestASumThatIsLongerThanADurationIsShownWhole(t *testing.T) {
+	h := new(histograms).add("h", "")
+	d := h.of()
+	const year = 365 * 24 * time.Hour
+	var want float64
+	for range 50 {
+		d.add(20 * year)
+		want += (20 * year).Seconds()
+		m := h.read(time.Now())
+		if got := m.Data.(metricdata.Histogram[float64]).DataPoints[0].Sum; math.Abs(got-want) > 1 {
+			t.Fatalf("the sum is %v, want %v", got, want)
+		}
 	}
 }
 
