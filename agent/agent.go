@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
-	"golang.org/x/time/rate"
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
@@ -724,7 +723,7 @@ func (a *Agent) newTask(as wire.Assignment, m *manifest.Manifest, mod *loadedMod
 		a.parts[as.Job] = part
 	}
 	a.mu.Unlock()
-	t := &task{agent: a, assigned: as, manifest: m, limits: m.Limits, module: mod, audits: rate.NewLimiter(10, 20), follow: follow, recorder: a.opts.Recorder.Job(as.Job),
+	t := &task{agent: a, assigned: as, manifest: m, limits: m.Limits, module: mod, follow: follow, recorder: a.opts.Recorder.Job(as.Job),
 		pool: pool{budget: &a.ahead}}
 	interposers := []hostcall.Interposer{counts, &refusals{task: t}}
 	if len(m.Policy) > 0 {
@@ -824,7 +823,7 @@ func (a *Agent) read(ctx context.Context, key moduleKey) (*runtime.Module, error
 	return code, nil
 }
 
-// tidy lets pools of idle tasks shrink, and reports jobs that left their guests, until ctx ends.
+// tidy lets pools of idle tasks shrink, and reports jobs that left their guests and what tasks left out of their reports, until ctx ends.
 func (a *Agent) tidy(ctx context.Context) {
 	tick := a.opts.Clock.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -845,6 +844,7 @@ func (a *Agent) tidy(ctx context.Context) {
 		for _, j := range jobs {
 			if j.task != nil {
 				j.task.shrink(now, a.opts.Idle)
+				j.task.tellOmitted()
 			}
 			if j.running.rest() {
 				a.reports.offer(wire.Report{Kind: wire.ReportIdle, Job: j.name})

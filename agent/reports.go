@@ -51,12 +51,14 @@ func (s *reports) stamp(r wire.Report) wire.Report {
 	return r
 }
 
-// offer sends r if there is room, and counts it as dropped otherwise.
-func (s *reports) offer(r wire.Report) {
+// offer sends r if there is room, and counts it as dropped otherwise. It reports whether there was.
+func (s *reports) offer(r wire.Report) bool {
 	select {
 	case s.queue <- queued{report: s.stamp(r)}:
+		return true
 	default:
 		s.dropped.Add(1)
+		return false
 	}
 }
 

@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/ripstop-vm/ripstop/internal/loop"
 	"github.com/ripstop-vm/ripstop/internal/wire"
 	"github.com/ripstop-vm/ripstop/manifest"
@@ -29,7 +27,7 @@ type task struct {
 	slots    *slots
 	keep     bool  // isolation: task
 	most     int64 // sandboxes in use at once
-	audits   *rate.Limiter
+	denials  denials
 	follow   *following
 	recorder JobRecorder
 
@@ -72,6 +70,7 @@ func (t *task) endIfDone() {
 	if t.users.Load() > 0 || t.closed.Swap(true) {
 		return
 	}
+	t.tellOmitted()
 	t.empty()
 	if err := t.program.Close(); err != nil {
 		t.agent.opts.Log.Error("close program", "job", t.assigned.Job, "error", err)

@@ -108,9 +108,10 @@ func (t *task) denied(c *hostcall.Call, rule string, observed bool) {
 	t.audit(c, rule, level)
 }
 
-// audit reports a refused call, but no more of them than the job's share.
+// audit reports a refused call, but no more of them than the job's share. What it leaves out is counted.
 func (t *task) audit(c *hostcall.Call, why, level string) {
-	if !t.audits.AllowN(t.agent.opts.Clock.Now(), 1) {
+	ok, omitted := t.denials.take(c.Func, level, t.agent.opts.Clock.Now())
+	if !ok {
 		return
 	}
 	text := c.Func.String()
@@ -128,7 +129,20 @@ func (t *task) audit(c *hostcall.Call, why, level string) {
 	if info, ok := guest.InfoOf(c.Context()); ok {
 		id = info.Invocation
 	}
-	t.agent.reports.offer(wire.Report{Kind: wire.ReportAudit, Job: t.assigned.Job, Version: t.assigned.Version, Invocation: id, Level: level, Text: text + ": " + why})
+	r := wire.Report{Kind: wire.ReportAudit, Job: t.assigned.Job, Version: t.assigned.Version, Invocation: id, Level: level, Text: text + ": " + why, Function: c.Func.String(), Omitted: omitted}
+	if !t.agent.reports.offer(r) {
+		t.denials.omit(level, omitted+1)
+	}
+}
+
+// tellOmitted reports what no audit has said since.
+func (t *task) tellOmitted() {
+	for _, level := range [...]string{"warn", "info"} {
+		n := t.denials.omitted(level)
+		if n > 0 && !t.agent.reports.offer(wire.Report{Kind: wire.ReportAudit, Job: t.assigned.Job, Version: t.assigned.Version, Level: level, Omitted: n}) {
+			t.denials.omit(level, n)
+		}
+	}
 }
 
 // quoted is the begin of a guest's text as it is reported.

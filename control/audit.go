@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -16,10 +17,13 @@ import (
 // a disk at most a few commits a second.
 const (
 	deniedWindow = time.Minute
-	deniedPerJob = 20  // entries of a job in a window
+	deniedPerJob = 20  // entries of a job in a window, and the first of each function
 	deniedInAll  = 200 // entries of all jobs in a window
 	deniedJobs   = 4096
-	maxDetail    = 1024 // bytes of an entry's detail; what is longer is cut
+	// deniedFunctions is how many functions of a job are told apart in a window. Guests can be refused about half as many.
+	deniedFunctions = 64
+	maxFunction     = 128  // bytes by which a function is known
+	maxDetail       = 1024 // bytes of an entry's detail; what is longer is cut
 )
 
 // limiter decides which of the host calls of one kind, denied or observed, are written down, and counts the others.
@@ -31,8 +35,16 @@ type limiter struct {
 }
 
 type share struct {
-	written int
-	omitted uint64
+	written   int
+	functions map[string]bool // that were written in the window; the bound of all jobs' entries bounds them all together
+	omitted   uint64
+}
+
+// omit counts n more; a worker may say any number.
+func (s *share) omit(n uint64) {
+	if s.omitted += n; s.omitted < n {
+		s.omitted = math.MaxUint64
+	}
 }
 
 func newLimiter() *limiter { return &limiter{jobs: make(map[string]*share)} }
@@ -43,17 +55,13 @@ func (l *limiter) windowLocked(now time.Time) {
 	}
 	l.began, l.all = now, 0
 	for job, s := range l.jobs {
-		if s.written = 0; s.omitted == 0 {
+		if s.written, s.functions = 0, nil; s.omitted == 0 {
 			delete(l.jobs, job)
 		}
 	}
 }
 
-// allow reports whether an entry of a job is written, and how many were left out before it.
-func (l *limiter) allow(job string, now time.Time) (ok bool, omitted uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.windowLocked(now)
+func (l *limiter) shareLocked(job string) *share {
 	s := l.jobs[job]
 	if s == nil {
 		if len(l.jobs) >= deniedJobs {
@@ -65,14 +73,40 @@ func (l *limiter) allow(job string, now time.Time) (ok bool, omitted uint64) {
 			l.jobs[job] = s
 		}
 	}
-	if s.written >= deniedPerJob || l.all >= deniedInAll {
-		s.omitted++
+	return s
+}
+
+// allow reports whether an entry of a job is written, and how many were left out before it, with those that whoever made the entry left out.
+// The first of a function in a window does not need the job's share.
+func (l *limiter) allow(job, function string, before uint64, now time.Time) (ok bool, omitted uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.windowLocked(now)
+	s := l.shareLocked(job)
+	s.omit(before)
+	function = function[:min(len(function), maxFunction)]
+	first := !s.functions[function] && len(s.functions) < deniedFunctions
+	if s.written >= deniedPerJob && !first || l.all >= deniedInAll {
+		s.omit(1)
 		return false, 0
+	}
+	if first {
+		if s.functions == nil {
+			s.functions = make(map[string]bool)
+		}
+		s.functions[strings.Clone(function)] = true
 	}
 	s.written++
 	l.all++
 	omitted, s.omitted = s.omitted, 0
 	return true, omitted
+}
+
+// omit counts n entries of a job that nobody will make.
+func (l *limiter) omit(job string, n uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.shareLocked(job).omit(n)
 }
 
 // drain answers what was left out in earlier windows, by job.
@@ -158,13 +192,17 @@ func (s *Store) prune(ctx context.Context, n int) error {
 }
 
 // Audit adds an entry to the log. Entries of AuditDenied and AuditObserved are bounded in rate, per job and over all; what is left out is
-// counted, in the next entry of the job or in one of its own.
+// counted, in the next entry of the job or in one of its own. One of these without a Detail is not written: its Omitted is counted.
 func (s *Store) Audit(ctx context.Context, e AuditEntry) error {
 	if e.Kind == "" {
 		return fmt.Errorf("audit: an entry without a kind: %w", broker.ErrInvalid)
 	}
 	if l := s.sampled[e.Kind]; l != nil {
-		ok, omitted := l.allow(e.Job, s.opts.Clock.Now())
+		if e.Detail == "" && e.Omitted > 0 {
+			l.omit(e.Job, e.Omitted)
+			return nil
+		}
+		ok, omitted := l.allow(e.Job, e.Function, e.Omitted, s.opts.Clock.Now())
 		if !ok {
 			return nil
 		}
@@ -181,7 +219,7 @@ func (s *Store) writeOmitted(ctx context.Context) error {
 	var c broker.Commit
 	for kind, l := range s.sampled {
 		for job, n := range l.drain(s.opts.Clock.Now()) {
-			e := s.entry(AuditEntry{Kind: kind, Job: job, Omitted: n, Detail: fmt.Sprintf("%d more host calls were %s and are not listed", n, kind)})
+			e := s.entry(AuditEntry{Kind: kind, Job: job, Omitted: n})
 			w, err := put(auditPrefix+e.ID, e)
 			if err != nil {
 				return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -98,6 +99,69 @@ func TestAFloodOfDeniedCallsIsCountedAndNotWritten(t *testing.T) {
 	}
 }
 
+func TestAFloodOfDeniedCallsHidesNoOtherFunction(t *testing.T) {
+	w := newWorld(t)
+	deny := func(function string) {
+		t.Helper()
+		if err := w.Audit(t.Context(), AuditEntry{Kind: AuditDenied, Job: "hostile", Function: function, Detail: function}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		for range 1000 {
+			deny("kv_get")
+		}
+		for range 10 {
+			deny("secret_get")
+		}
+		log := auditLog(t, w, AuditFilter{Job: "hostile"})
+		if log[0].Detail != "secret_get" || log[1].Detail != "kv_get" || log[0].Omitted != 1000-deniedPerJob {
+			t.Errorf("the newest entries are %+v", log[:2])
+		}
+		w.clock.Advance(deniedWindow)
+		if err := w.writeOmitted(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := len(auditLog(t, w, AuditFilter{}))
+	for i := range 1000 {
+		deny(fmt.Sprint(i))
+	}
+	if n := len(auditLog(t, w, AuditFilter{})) - before; n != deniedFunctions {
+		t.Errorf("of a thousand functions %d entries were written", n)
+	}
+}
+
+func TestWhatAWorkerLeftOutIsCountedWithoutOverflow(t *testing.T) {
+	w := newWorld(t)
+	add := func(e AuditEntry) {
+		t.Helper()
+		e.Kind, e.Job = AuditDenied, "a"
+		if err := w.Audit(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(AuditEntry{Detail: "path_open", Omitted: 5})
+	add(AuditEntry{Omitted: 100})
+	if log := auditLog(t, w, AuditFilter{}); len(log) != 1 || log[0].Omitted != 5 {
+		t.Errorf("the log is %+v", log)
+	}
+	add(AuditEntry{Detail: "path_open"})
+	if log := auditLog(t, w, AuditFilter{}); log[0].Omitted != 100 {
+		t.Errorf("the newest entry is %+v", log[0])
+	}
+	for range 3 {
+		add(AuditEntry{Omitted: math.MaxUint64 - 1})
+	}
+	w.clock.Advance(deniedWindow)
+	if err := w.writeOmitted(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if log := auditLog(t, w, AuditFilter{}); len(log) != 3 || log[0].Omitted != math.MaxUint64 || log[0].Detail != "" {
+		t.Errorf("the log is %+v", log)
+	}
+}
+
 func TestWhatWasLeftOutIsWrittenWhenNothingFollows(t *testing.T) {
 	for _, kind := range []string{AuditDenied, AuditObserved} {
 		t.Run(kind, func(t *testing.T) { testOmitted(t, kind) })
@@ -133,7 +197,7 @@ func TestManyJobsTogetherAreBoundedToo(t *testing.T) {
 	l := newLimiter()
 	written := 0
 	for i := range 3 * deniedJobs {
-		if ok, _ := l.allow(fmt.Sprint("job", i), epoch); ok {
+		if ok, _ := l.allow(fmt.Sprint("job", i), "path_open", 0, epoch); ok {
 			written++
 		}
 	}

@@ -128,7 +128,9 @@ type AuditEntry struct {
 	Job        string    `json:"job,omitempty"`
 	Version    uint64    `json:"version,omitempty"`
 	Invocation string    `json:"invocation,omitempty"`
-	Detail     string    `json:"detail,omitempty"`
+	Detail     string    `json:"detail,omitempty"` // empty where an entry says only how many were left out
+	// Function is what was called: of entries of AuditDenied and AuditObserved the first of each is not left out for others. It is not stored.
+	Function string `json:"-"`
 	// Omitted counts entries like this one (same kind and job) that were left out before it, so that no guest fills the log.
 	Omitted uint64 `json:"omitted,omitempty"`
 }

@@ -143,7 +143,7 @@ func (w *worker) forGuest(f func(http.ResponseWriter, *http.Request, string, *gr
 // refused notes a request that the worker should not have let through: an address that only dialling shows, or a worker
 // that has fallen.
 func (w *worker) refused(ctx context.Context, r *http.Request, job string, version uint64, why error) {
-	e := control.AuditEntry{Kind: control.AuditDenied, Job: job, Version: version, Invocation: cut(r.Header.Get(wire.HeaderInvocation), 64), Detail: why.Error()}
+	e := control.AuditEntry{Kind: control.AuditDenied, Job: job, Version: version, Invocation: cut(r.Header.Get(wire.HeaderInvocation), 64), Detail: why.Error(), Function: r.Pattern}
 	if err := w.store.Audit(ctx, e); err != nil && ctx.Err() == nil {
 		w.super.opts.Log.Error("write audit entry", "job", job, "error", err)
 	}

@@ -192,7 +192,8 @@ func TestAWorkerSpeaksOnlyForJobsItWasGiven(t *testing.T) {
 	}
 	w.report(t.Context(), wire.Report{Kind: wire.ReportAudit, Job: "j", Level: "warn", Text: "path_open"})
 	w.report(t.Context(), wire.Report{Kind: wire.ReportAudit, Job: "j", Level: "info", Text: "path_open"})
-	if len(m.audit) != 2 || m.audit[0].Kind != control.AuditDenied || m.audit[1].Kind != control.AuditObserved {
+	w.report(t.Context(), wire.Report{Kind: wire.ReportAudit, Job: "j", Level: "warn", Omitted: 7})
+	if len(m.audit) != 3 || m.audit[0].Kind != control.AuditDenied || m.audit[1].Kind != control.AuditObserved || m.audit[2].Kind != control.AuditDenied || m.audit[2].Omitted != 7 {
 		t.Errorf("audit %v", m.audit)
 	}
 	w.report(t.Context(), wire.Report{Kind: wire.ReportRunning, Job: "j", Version: 2})

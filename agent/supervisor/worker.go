@@ -309,7 +309,7 @@ func (w *worker) report(ctx context.Context, r wire.Report) {
 		if r.Level == "info" { // nothing was refused: the rule only observes
 			kind = control.AuditObserved
 		}
-		e := control.AuditEntry{Kind: kind, Job: r.Job, Version: r.Version, Invocation: cut(r.Invocation, 64), Detail: r.Text}
+		e := control.AuditEntry{Kind: kind, Job: r.Job, Version: r.Version, Invocation: cut(r.Invocation, 64), Detail: r.Text, Function: r.Function, Omitted: r.Omitted}
 		if err := w.store.Audit(ctx, e); err != nil && ctx.Err() == nil {
 			s.opts.Log.Error("write audit entry", "job", r.Job, "error", err)
 		}

@@ -85,7 +85,7 @@ type AuditEntry struct {
 	// Kind deploy, rollback, remove, secret.set, secret.remove, token.create, token.revoke, backup, broker.adopt, denied (a host call), observed (one that a rule which only observes would have denied), api.denied, worker.died.
 	Kind string `json:"kind"`
 
-	// Omitted Entries like this one that were left out before it.
+	// Omitted Entries like this one (of its kind and job) that were left out before it. Without a detail, that is all it says.
 	Omitted uint64    `json:"omitted,omitempty"`
 	Time    time.Time `json:"time"`
 	Version uint64    `json:"version,omitempty"`

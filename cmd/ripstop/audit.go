@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ripstop-vm/ripstop/api/client"
+	"github.com/ripstop-vm/ripstop/api/model"
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/manifest"
 	"github.com/spf13/cobra"
@@ -49,15 +50,23 @@ func newAuditCommand() *cobra.Command {
 		}
 		rows := [][]string{{"TIME", "KIND", "BY", "JOB", "VERSION", "DETAIL"}}
 		for _, e := range l.Entries {
-			version, detail := "-", e.Detail
+			version := "-"
 			if e.Version != 0 {
 				version = strconv.FormatUint(e.Version, 10)
 			}
-			if e.Omitted > 0 {
-				detail += fmt.Sprintf(" (and %d before it that were left out)", e.Omitted)
-			}
-			rows = append(rows, []string{when(e.Time), e.Kind, orDash(e.By), orDash(e.Job), version, orDash(detail)})
+			rows = append(rows, []string{when(e.Time), e.Kind, orDash(e.By), orDash(e.Job), version, orDash(auditDetail(e))})
 		}
 		return table(cmd.OutOrStdout(), rows)
 	})
+}
+
+// auditDetail is an entry's detail with what was left out before it, of which an entry of its own says nothing else.
+func auditDetail(e model.AuditEntry) string {
+	switch {
+	case e.Omitted == 0:
+		return e.Detail
+	case e.Detail == "":
+		return fmt.Sprintf("%d more, which are not listed", e.Omitted)
+	}
+	return fmt.Sprintf("%s (and %d before it that were left out)", e.Detail, e.Omitted)
 }

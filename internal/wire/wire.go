@@ -76,7 +76,10 @@ type Report struct {
 	Level      string          `json:"level,omitempty"`  // of a log: debug, info, warn, error
 	Text       string          `json:"text,omitempty"`
 	Problem    *Problem        `json:"problem,omitempty"`
-	Trace      json.RawMessage `json:"trace,omitempty"` // a trace.Record
+	Trace      json.RawMessage `json:"trace,omitempty"`    // a trace.Record
+	Function   string          `json:"function,omitempty"` // of an audit: what was called
+	// Omitted is how many reports like an audit (of its Job and Level) were left out before it. Without a Text it says nothing else.
+	Omitted uint64 `json:"omitted,omitempty"`
 }
 
 // CutQuote ends a quoted text of an audit's report that is only the begin of what a guest gave. What stands before it may be a part of
