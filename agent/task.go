@@ -28,6 +28,7 @@ type task struct {
 	keep     bool  // isolation: task
 	most     int64 // sandboxes in use at once
 	denials  denials
+	untraced atomic.Uint64 // records of a trace that found no room, and of which none that did has told yet
 	follow   *following
 	recorder JobRecorder
 

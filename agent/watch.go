@@ -96,7 +96,19 @@ func (f *follower) send(r *trace.Record) {
 	if err != nil {
 		return // a record holds nothing that does not encode
 	}
-	f.task.agent.reports.offer(wire.Report{Kind: wire.ReportTrace, Job: f.task.assigned.Job, Version: f.task.assigned.Version, Invocation: f.invocation, Trace: b})
+	f.task.traced(wire.Report{Invocation: f.invocation, Trace: b})
+}
+
+// traced reports a record of a trace, and how many before it found no room.
+func (t *task) traced(r wire.Report) {
+	r.Kind, r.Job, r.Version, r.Omitted = wire.ReportTrace, t.assigned.Job, t.assigned.Version, t.untraced.Swap(0)
+	if t.agent.reports.offer(r) {
+		return
+	}
+	if len(r.Trace) > 0 {
+		r.Omitted++
+	}
+	t.untraced.Add(r.Omitted)
 }
 
 // denied reports a call that a rule refused.
@@ -135,8 +147,11 @@ func (t *task) audit(c *hostcall.Call, why, level string) {
 	}
 }
 
-// tellOmitted reports what no audit has said since.
+// tellOmitted reports how much was left out of audits and traces, where none of them has said so since.
 func (t *task) tellOmitted() {
+	if t.untraced.Load() > 0 {
+		t.traced(wire.Report{})
+	}
 	for _, level := range [...]string{"warn", "info"} {
 		n := t.denials.omitted(level)
 		if n > 0 && !t.agent.reports.offer(wire.Report{Kind: wire.ReportAudit, Job: t.assigned.Job, Version: t.assigned.Version, Level: level, Omitted: n}) {

@@ -46,6 +46,50 @@ func TestATraceNamesTheInvocationFromItsStart(t *testing.T) {
 	}
 }
 
+// TestATraceSaysWhatItMisses: at the next record that finds room, or else by itself.
+func TestATraceSaysWhatItMisses(t *testing.T) {
+	a, code := tinyAgent(t, Options{}, 1)
+	task := serveTiny(t, a, code, "j", 1)
+	f := &follower{task: task, invocation: "i"}
+	flood := func() (missing uint64) {
+		for a.reports.offer(wire.Report{Kind: wire.ReportLog}) {
+		}
+		for range 700 {
+			f.send(&trace.Record{Kind: trace.KindCall})
+		}
+		task.tellOmitted() // finds no room either
+		for len(a.reports.queue) > 0 {
+			if r := (<-a.reports.queue).report; r.Kind == wire.ReportTrace {
+				t.Errorf("%+v found room", r)
+			}
+		}
+		return 700
+	}
+	told := func() (r wire.Report) {
+		t.Helper()
+		if n := len(a.reports.queue); n != 1 {
+			t.Fatalf("%d reports", n)
+		}
+		return (<-a.reports.queue).report
+	}
+	want := flood()
+	f.send(&trace.Record{Kind: trace.KindCall})
+	if r := told(); r.Kind != wire.ReportTrace || r.Invocation != "i" || len(r.Trace) == 0 || r.Omitted != want {
+		t.Errorf("the next record comes with %+v", r)
+	}
+	f.send(&trace.Record{Kind: trace.KindCall})
+	if r := told(); r.Omitted != 0 {
+		t.Errorf("%d are missing twice", r.Omitted)
+	}
+	want = flood()
+	for range 2 {
+		task.tellOmitted()
+	}
+	if r := told(); r.Kind != wire.ReportTrace || r.Job != "j" || len(r.Trace) > 0 || r.Omitted != want {
+		t.Errorf("with nothing after it: %+v", r)
+	}
+}
+
 func TestAQuotedTextThatIsCutSaysSo(t *testing.T) {
 	x := strings.Repeat("x", 255)
 	for text, want := range map[string]string{

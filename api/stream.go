@@ -54,7 +54,7 @@ func (s *Server) FollowTrace(c echo.Context, name model.JobName) error {
 		if len(record) == 0 {
 			record = json.RawMessage("{}")
 		}
-		return model.TraceLine{Time: r.Time, Job: r.Job, Version: r.Version, Invocation: r.Invocation, Record: record}
+		return model.TraceLine{Time: r.Time, Job: r.Job, Version: r.Version, Invocation: r.Invocation, Record: record, Missing: r.Omitted}
 	})
 }
 

@@ -202,6 +202,23 @@ func TestAWorkerSpeaksOnlyForJobsItWasGiven(t *testing.T) {
 	}
 }
 
+func TestWhatATraceMissesIsALineOfItsOwn(t *testing.T) {
+	w, _, _ := linked(t, policy.Capabilities{})
+	live, stop := w.super.hub.Traces("j")
+	defer stop()
+	w.report(t.Context(), wire.Report{Kind: wire.ReportTrace, Job: "j", Invocation: "i", Trace: json.RawMessage(`{}`), Omitted: 705})
+	if r := <-live; r.Omitted != 705 || r.Invocation != "" || len(r.Trace) > 0 {
+		t.Errorf("first comes %+v", r)
+	}
+	if r := <-live; r.Omitted != 0 || r.Invocation != "i" || len(r.Trace) == 0 {
+		t.Errorf("then comes %+v", r)
+	}
+	w.report(t.Context(), wire.Report{Kind: wire.ReportTrace, Job: "j", Omitted: 3})
+	if r := <-live; r.Omitted != 3 || len(live) > 0 {
+		t.Errorf("at the end comes %+v, and %d more", r, len(live))
+	}
+}
+
 func TestReportsThatCannotBeReadEndTheWorker(t *testing.T) {
 	for name, body := range map[string]io.Reader{
 		"no JSON":    strings.NewReader("{\n"),

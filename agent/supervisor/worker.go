@@ -297,7 +297,14 @@ func (w *worker) report(ctx context.Context, r wire.Report) {
 			s.hub.Log(r)
 		}
 	case wire.ReportTrace:
-		if s.known(r.Job) {
+		if !s.known(r.Job) {
+			return
+		}
+		if r.Omitted > 0 { // they may be of any invocation
+			s.hub.Trace(wire.Report{Kind: r.Kind, Time: r.Time, Job: r.Job, Version: r.Version, Omitted: r.Omitted})
+			r.Omitted = 0
+		}
+		if len(r.Trace) > 0 {
 			r.Invocation, r.Trace = cut(r.Invocation, 64), w.store.record(r.Job, r.Trace)
 			s.hub.Trace(r)
 		}

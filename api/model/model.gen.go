@@ -421,6 +421,9 @@ type TraceLine struct {
 	Invocation string `json:"invocation,omitempty"`
 	Job        string `json:"job"`
 
+	// Missing So many lines are missing here, as guests called faster than calls could be told. The record is empty, and no invocation is named.
+	Missing uint64 `json:"missing,omitempty"`
+
 	// Record The call, its arguments by name, its outcome.
 	Record  json.RawMessage `json:"record"`
 	Time    time.Time       `json:"time"`

@@ -650,6 +650,26 @@ func TestTheTraceOfOneInvocation(t *testing.T) {
 	}
 }
 
+func TestATraceSaysWhereCallsAreMissing(t *testing.T) {
+	w := server(t)
+	ok(t, "", "deploy", "-q", moduleFile(t, t.TempDir(), "hello.wasm"))
+	w.Hub.Arrived = make(chan struct{}, 2)
+	go func() {
+		for range 2 {
+			<-w.Hub.Arrived
+			w.Hub.Report(wire.Report{Kind: wire.ReportTrace, Job: "hello", Version: 1, Time: apitest.Epoch, Omitted: 705})
+			w.Hub.End()
+		}
+	}()
+	// Whichever invocation is asked for, they may be of it.
+	if stdout, _ := ok(t, "", "trace", "hello", "--invocation", "456789ab"); !strings.HasSuffix(stdout, " --- 705 calls are missing here ---\n") || strings.Count(stdout, "\n") != 1 {
+		t.Errorf("trace says %q", stdout)
+	}
+	if stdout, _ := ok(t, "", "trace", "--json", "hello", "--invocation", "456789ab"); !strings.Contains(stdout, `"missing":705`) || !strings.Contains(stdout, `"record":{}`) {
+		t.Errorf("trace --json says %q", stdout)
+	}
+}
+
 func TestCtrlCEndsAFollowCleanly(t *testing.T) {
 	w := server(t)
 	ok(t, "", "deploy", "-q", moduleFile(t, t.TempDir(), "hello.wasm"))

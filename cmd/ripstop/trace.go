@@ -28,10 +28,14 @@ func newTraceCommand() *cobra.Command {
 	return remoteCommand(cmd, func(cmd *cobra.Command, c *client.Client, args []string) error {
 		found := false
 		err := c.Trace(cmd.Context(), args[0], func(l model.TraceLine) error {
-			if !strings.HasSuffix(l.Invocation, invocation) {
+			if l.Missing > 0 && !asJSON {
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s --- %d calls are missing here ---\n", l.Time.UTC().Format("15:04:05.000000"), l.Missing)
+				return err
+			}
+			if l.Missing == 0 && !strings.HasSuffix(l.Invocation, invocation) { // what is missing may be of any
 				return nil
 			}
-			found = true
+			found = found || l.Missing == 0
 			if asJSON {
 				return printLine(cmd.OutOrStdout(), l)
 			}

@@ -78,7 +78,8 @@ type Report struct {
 	Problem    *Problem        `json:"problem,omitempty"`
 	Trace      json.RawMessage `json:"trace,omitempty"`    // a trace.Record
 	Function   string          `json:"function,omitempty"` // of an audit: what was called
-	// Omitted is how many reports like an audit (of its Job and Level) were left out before it. Without a Text it says nothing else.
+	// Omitted is how many reports like an audit (of its Job and Level) or like a trace (of its Job) were left out before it. Without a Text, or
+	// a Trace, it says nothing else.
 	Omitted uint64 `json:"omitted,omitempty"`
 }
 
