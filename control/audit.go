@@ -20,7 +20,7 @@ const (
 	deniedPerJob = 20  // entries of a job in a window, and the first of each function
 	deniedInAll  = 200 // entries of all jobs in a window
 	deniedJobs   = 4096
-	// deniedFunctions is how many functions of a job are told apart in a window. Guests can be refused about half as many.
+	// deniedFunctions is how many functions of a job are told apart in a window: about as many as there are that a guest can call.
 	deniedFunctions = 64
 	maxFunction     = 128  // bytes by which a function is known
 	maxDetail       = 1024 // bytes of an entry's detail; what is longer is cut
