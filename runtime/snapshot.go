@@ -210,7 +210,7 @@ func (r *rewind) restore() error {
 }
 
 // Watch has the sandbox return faster if it began as an image: from here to Unwatch the caller's goroutine keeps its thread, unless a host call
-// waits, and is the only one that writes to the sandbox's memory. Everything that is written there after Return, by calls into the guest or otherwise,
+// waits, and is the only one that writes to the sandbox's memory or reads it. Everything that is written or first read there after Return, by calls into the guest or otherwise,
 // has to be so; calls outside are noticed, but not what others write. Without Watch sandboxes return all the same.
 func (s *Sandbox) Watch() {
 	if s.rewind != nil {

@@ -18,7 +18,8 @@ type watch struct {
 type span struct{ offset, end uint64 }
 
 // Watch begins to watch who writes to the memory, and Unwatch ends it. Between them the caller's goroutine keeps its thread, and nobody else
-// writes. If all writes since the last Return were watched, and none was Missed, the next one need not look for them everywhere. A Memory
+// writes or reads; nor does anybody read outside of a watch what was not touched within one, since a kernel that lends no page of zeros makes what is
+// read private, too. If all writes since the last Return were watched, and none was Missed, the next one need not look for them everywhere. A Memory
 // that nobody watches returns all the same, more slowly.
 func (m *Memory) Watch() {
 	if !m.space.counts || m.on {
@@ -42,7 +43,7 @@ func (m *Memory) Unwatch() {
 // Watching reports whether Watch has begun and not ended.
 func (m *Memory) Watching() bool { return m.on }
 
-// Missed says that something was, or will be, written that no watch sees, and ends the watch if there is one, so that its goroutine may wait.
+// Missed says that something was, or will be, written or read that no watch sees, and ends the watch if there is one, so that its goroutine may wait.
 func (m *Memory) Missed() {
 	m.missed = true
 	m.Unwatch()
