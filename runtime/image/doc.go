@@ -9,6 +9,8 @@
 // guest writes to it. Only the parts of memory that hold something are in the memfd; the rest is anonymous. Elsewhere
 // memory is plain and copied whole.
 //
+// Memory that a guest has grown by returns, too: to zeros, which the next growth finds. With PAGEMAP_SCAN its pages stay.
+//
 // What an image does not hold: the guest's stack (images are taken between calls), tables and segments (they must be as
 // instantiation leaves them), globals that hold references or vectors, and the host's side of a sandbox. Package runtime
 // refuses sandboxes where that matters. Who owns what: the caller closes Images, Memories and Spaces, in the order

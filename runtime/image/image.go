@@ -78,15 +78,36 @@ func Take(s Source) (*Image, error) {
 		return nil, fmt.Errorf("take image: %w", err)
 	}
 	im.extents = extentsOf(s.Memory)
-	if err := im.open(func(off uint64, to []byte) { copy(to, s.Memory[off:]) }); err != nil {
+	if err := im.keep(func(off uint64, to []byte) { copy(to, s.Memory[off:]) }); err != nil {
 		return nil, fmt.Errorf("take image: %w", err)
+	}
+	return im, nil
+}
+
+// Empty makes the image of a memory of size bytes that are zero, and nothing else. It takes no mappings of its own.
+func Empty(size uint64) (*Image, error) {
+	im := &Image{size: size}
+	err := im.check()
+	if err == nil {
+		err = im.keep(nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("empty image: %w", err)
+	}
+	return im, nil
+}
+
+// keep stores the extents' bytes, as open does, and names the image.
+func (im *Image) keep(fill func(off uint64, to []byte)) error {
+	if err := im.open(fill); err != nil {
+		return err
 	}
 	h := sha256.New()
 	if err := im.encode(h); err != nil {
-		return nil, fmt.Errorf("take image: %w", err)
+		return err
 	}
 	h.Sum(im.digest[:0])
-	return im, nil
+	return nil
 }
 
 // check holds what was given or read against what an image may be.

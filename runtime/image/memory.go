@@ -1,6 +1,7 @@
 package image
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -19,6 +20,7 @@ type Memory struct {
 	max      uint64 // bytes
 	mappings int
 	kept     uint64 // private bytes after the last return
+	high     uint64 // bytes, from the beginning, in which private pages may be: more than the image, if the memory has grown
 	wasteful int    // returns in a row that found most of what is kept as it was
 	closed   atomic.Bool
 
@@ -33,10 +35,18 @@ const (
 	patience = 16         // returns in a row that found three quarters of them as they were
 )
 
+// errMuch reports that a memory has more private pages than are kept. It is neither the image nor what the guest left.
+var errMuch = errors.New("more is private than is kept")
+
 // NewMemory makes a memory that begins as im and may grow to max bytes. It counts as part's; nil: as nobody's. It fails with a
 // *engine.LimitError if im is larger, with ErrMappings, or as the operating system does.
 func (s *Space) NewMemory(im *Image, max uint64, part *Part) (*Memory, error) {
 	return s.newMemory(im, max, part, s.method)
+}
+
+// NewScanned is NewMemory for a memory that returns by Scan, whatever is the fastest for images. See Space.Scans.
+func (s *Space) NewScanned(im *Image, max uint64, part *Part) (*Memory, error) {
+	return s.newMemory(im, max, part, Scan)
 }
 
 func (s *Space) newMemory(im *Image, max uint64, part *Part, method Method) (*Memory, error) {
@@ -49,7 +59,7 @@ func (s *Space) newMemory(im *Image, max uint64, part *Part, method Method) (*Me
 	if !im.hold() {
 		return nil, fmt.Errorf("memory of image %s: it is closed", im.digest)
 	}
-	m := &Memory{space: s, part: part, image: im, method: method, max: max, mappings: mappings(len(im.segments))}
+	m := &Memory{space: s, part: part, image: im, method: method, max: max, high: im.size, mappings: mappings(len(im.segments))}
 	err := s.take(part, m.mappings, max)
 	if err == nil {
 		if m.buf, err = m.reserve(im, max); err == nil {
@@ -89,45 +99,73 @@ func (m *Memory) Grow(size uint64) error {
 		return fmt.Errorf("grow memory to %d bytes: %w", size, err)
 	}
 	m.buf = buf
+	m.high = max(m.high, size)
 	return nil
 }
 
 // Return brings the memory back to its image: the same length, the same bytes. An engine that still runs on it has to be told
 // of the length. After an error the memory is neither, and can only be closed.
 func (m *Memory) Return() error {
-	size := m.image.size
-	if uint64(len(m.buf)) > size {
-		if err := m.forget(m.buf, size); err != nil {
-			return fmt.Errorf("return memory of %d bytes to an image of %d: %w", len(m.buf), size, err)
-		}
-		m.buf = m.buf[:size]
-	}
 	kept, err := m.restore()
+	if errors.Is(err, errMuch) {
+		kept, err = 0, m.discard()
+	}
 	if err != nil {
 		return fmt.Errorf("return memory to its image by %s: %w", m.method, err)
 	}
-	m.space.private(m.kept, kept)
-	m.kept = kept
+	m.returned(kept)
 	return nil
 }
 
-// putBack makes the blocks from off to end those of the image, and answers how many bytes of them were not. What a guest only read
-// stays untouched.
+// Spared is Return for a memory that is closed if that is less work: it is false if more is private than the space keeps. The memory can only be
+// closed then.
+func (m *Memory) Spared() bool {
+	kept, err := m.restore()
+	if err != nil {
+		return false
+	}
+	m.returned(kept)
+	return true
+}
+
+// returned notes that the memory is the image's again, and holds so many bytes for itself.
+func (m *Memory) returned(kept uint64) {
+	m.buf = m.buf[:m.image.size]
+	m.space.private(m.kept, kept)
+	m.kept = kept
+}
+
+// shorten empties what the memory has grown by.
+func (m *Memory) shorten() error {
+	size := m.image.size
+	if m.high == size {
+		return nil
+	}
+	if err := m.forget(m.buf[:m.high], size); err != nil {
+		return err
+	}
+	m.high = size
+	return nil
+}
+
+// putBack makes the blocks from off to end those of the image, with zeros behind it, and answers how many bytes of them were not. What a guest only
+// read stays untouched.
 func (m *Memory) putBack(off, end uint64) (changed uint64) {
+	buf := m.buf[:end]
 	for _, s := range m.image.segmentsFrom(off) {
 		for ; off < min(s.offset, end); off += block {
-			changed += replace(m.buf[off:off+block], zeros[:])
+			changed += replace(buf[off:off+block], zeros[:])
 		}
 		for ; off < min(s.end(), end); off += block {
 			at := s.at + off - s.offset
-			changed += replace(m.buf[off:off+block], m.image.store.view[at:at+block])
+			changed += replace(buf[off:off+block], m.image.store.view[at:at+block])
 		}
 		if off >= end {
 			return changed
 		}
 	}
 	for ; off < end; off += block {
-		changed += replace(m.buf[off:off+block], zeros[:])
+		changed += replace(buf[off:off+block], zeros[:])
 	}
 	return changed
 }
@@ -137,6 +175,17 @@ func replace(to, from []byte) uint64 {
 		return 0
 	}
 	return uint64(copy(to, from))
+}
+
+// Abandon leaves the memory as it is, for good: somebody may still use it. Its mappings stay booked, but the space can be closed. It is done
+// instead of Close.
+func (m *Memory) Abandon() {
+	if m.closed.Swap(true) {
+		return
+	}
+	m.space.mu.Lock()
+	defer m.space.mu.Unlock()
+	m.space.stats.Memories--
 }
 
 // Close gives the memory back to the operating system. Nobody may use its bytes after that. It may be called twice.

@@ -81,7 +81,9 @@ func (m *mapping) reserve(im *Image, max uint64) (buf []byte, err error) {
 		return nil, err
 	}
 	if im.store.fd < 0 {
-		im.CopyTo(buf)
+		if im.store.view != nil {
+			im.CopyTo(buf)
+		}
 		return buf, nil
 	}
 	for _, s := range im.segments {
@@ -123,14 +125,19 @@ func (m *mapping) release(max uint64) error {
 	return err
 }
 
-// restore brings the image's part of the memory back.
+// restore brings the bytes of the memory back, as far as private pages may be, or fails with errMuch.
 func (m *Memory) restore() (kept uint64, err error) {
 	method := m.method
-	switch {
-	case m.image.size == 0:
-		return 0, nil
-	case m.image.store.fd < 0 && m.image.store.view != nil:
+	if m.image.store.fd < 0 && m.image.store.view != nil {
 		method = Copy // every page is private, and there is nothing beneath it
+	}
+	if method != Scan { // for which it is not long if it is empty
+		if err := m.shorten(); err != nil {
+			return 0, err
+		}
+	}
+	if m.high == 0 {
+		return 0, nil
 	}
 	var changed uint64
 	again := m.unchanged()
@@ -153,7 +160,7 @@ func (m *Memory) restore() (kept uint64, err error) {
 	case err != nil:
 		return 0, err
 	case kept > m.space.opts.Private:
-		return 0, m.discard()
+		return 0, errMuch
 	case kept < fewKept || changed > kept/4:
 		m.wasteful = 0
 	default:
@@ -219,7 +226,9 @@ func counted(b []byte, file bool) bool {
 // discard gives all private pages back.
 func (m *Memory) discard() error {
 	m.found()
-	return engine.Discard(m.buf)
+	all := m.buf[:m.high]
+	m.high = m.image.size
+	return engine.Discard(all)
 }
 
 // PAGEMAP_SCAN (linux/fs.h, Documentation/admin-guide/mm/pagemap.rst).
@@ -251,7 +260,7 @@ func (m *Memory) scan() (kept, changed uint64, err error) {
 	m.found()
 	base := uint64(uintptr(m.base))
 	a := &s.arg
-	a.size, a.start, a.end = uint64(unsafe.Sizeof(*a)), base, base+m.image.size
+	a.size, a.start, a.end = uint64(unsafe.Sizeof(*a)), base, base+m.high
 	a.vec, a.vecLen = uint64(uintptr(unsafe.Pointer(&s.regions))), uint64(len(s.regions)) // s is on the heap, and stays where it is
 	a.inverted, a.mask = pageIsFile|pageIsPFNZero, pageIsFile|pageIsPFNZero
 	a.anyOf, a.returned = pageIsPresent|pageIsSwapped, pageIsPresent

@@ -42,8 +42,17 @@ func (m *Memory) restore() (kept uint64, err error) {
 	if m.method != Copy {
 		return 0, errors.New("only on Linux")
 	}
+	if err := m.shorten(); err != nil {
+		return 0, err
+	}
 	m.putBack(0, m.image.size)
 	return uint64(cap(m.buf)), nil
+}
+
+// discard does what restore does: there are no pages to give back.
+func (m *Memory) discard() error {
+	_, err := m.restore()
+	return err
 }
 
 func faults() uint64 { return 0 }

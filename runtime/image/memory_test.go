@@ -370,3 +370,51 @@ func TestPagesThatOneBusyRequestLeftAreGivenBackAfterAWhile(t *testing.T) {
 		t.Errorf("%d bytes are private", m.Private())
 	}
 }
+
+// What an image of nothing but zeros is the length of costs nothing, and pages that a guest grew by are kept like others.
+func TestAnEmptyImageTakesNoMemoryAndGrowsIntoZeros(t *testing.T) {
+	s := space(t, SpaceOptions{Private: 8 * block})
+	im, err := Empty(4096 * page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer im.Close()
+	if _, err := Empty(page + 1); err == nil {
+		t.Error("an image of a page and a byte was made")
+	}
+	if im.StoredBytes() != 0 || im.MemoryBytes() != 4096*page {
+		t.Errorf("it stores %d bytes, of %d", im.StoredBytes(), im.MemoryBytes())
+	}
+	if same := take(t, Source{Memory: make([]byte, page)}); same.Digest() == im.Digest() {
+		t.Error("images of different lengths have one name")
+	}
+	if !s.Scans() || hostPage != block {
+		return // TestOneMethodIsChosenAmongThoseThatWork says what works
+	}
+	m, err := s.NewScanned(im, 4100*page, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	grown := func() []byte {
+		t.Helper()
+		if err := m.Grow(4099 * page); err != nil {
+			t.Fatal(err)
+		}
+		return m.Bytes()[4098*page:]
+	}
+	grown()[5], m.Bytes()[7] = 1, 1
+	if !m.Spared() || m.Private() != 2*uint64(hostPage) || m.Bytes()[7] != 0 || len(m.Bytes()) != 4096*page {
+		t.Errorf("%d bytes are kept of %d", m.Private(), len(m.Bytes()))
+	}
+	b := grown()
+	if b[5] != 0 {
+		t.Error("it grew into what was there before")
+	}
+	for i := range 9 {
+		b[i*block] = 1
+	}
+	if m.Spared() {
+		t.Error("a memory with more private pages than are kept was spared")
+	}
+}

@@ -88,6 +88,16 @@ func (s *Space) Trials() []Trial { return s.trials }
 // Method is how Memories return.
 func (s *Space) Method() Method { return s.method }
 
+// Scans reports whether memories can return by Scan, which costs by what a guest has touched, and not by how long its memory is.
+func (s *Space) Scans() bool {
+	for _, t := range s.trials {
+		if t.Method == Scan {
+			return t.Err == nil
+		}
+	}
+	return false
+}
+
 // Stats is what Memories take now.
 func (s *Space) Stats() Stats {
 	s.mu.Lock()
