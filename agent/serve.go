@@ -214,7 +214,7 @@ func (a *Agent) serve(name string, info guest.ServeInfo, w http.ResponseWriter, 
 		served := false
 		defer func() {
 			if !served {
-				t.lose()
+				t.lose(m)
 			}
 		}()
 		result, err = m.sandbox.ServeInTurn(ctx, w, r, info, &turn)

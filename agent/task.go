@@ -144,8 +144,9 @@ func (t *task) back(ctx context.Context, m made, reusable bool) {
 	}
 }
 
-// lose ends what take began for a sandbox that a panic of ours left as nobody knows: its guest may still run, so that it is not even closed.
-func (t *task) lose() {
+// lose ends what take began for a sandbox that a panic of ours left as nobody knows.
+func (t *task) lose(m made) {
+	m.sandbox.Abandon()
 	t.pool.end()
 	t.pool.alive.Add(-1)
 }
@@ -237,6 +238,7 @@ func (t *task) shrink(now time.Time, idle time.Duration) {
 	if t.keep {
 		return
 	}
+	defer t.trim()
 	if now.Sub(t.idle) >= idle {
 		if t.pool.peak.Store(0); t.pool.ready.Load() > 0 {
 			t.empty()
@@ -250,6 +252,12 @@ func (t *task) shrink(now time.Time, idle time.Duration) {
 			return
 		}
 		t.discard(m)
+	}
+}
+
+func (t *task) trim() {
+	if err := t.program.Trim(); err != nil {
+		t.agent.opts.Log.Error("give memory back", "job", t.assigned.Job, "error", err)
 	}
 }
 

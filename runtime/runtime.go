@@ -178,6 +178,9 @@ type SandboxOptions struct {
 	// Image is what the sandbox begins as: Sandbox.Snapshot of another sandbox of the module. Nothing of the module runs then. nil:
 	// it begins as the module says.
 	Image *image.Image
+	// Memories, of the same module, is where the memory of a sandbox comes from that begins without an image, and goes to; MemoryPages is its bound.
+	// nil: it is a new one.
+	Memories *Memories
 	// Part is what the memory of a sandbox that begins as an image counts as; nil: as nobody's.
 	Part *image.Part
 	// Entropy renews a guest's random state whenever it begins as the image; nil means the operating system's randomness.
@@ -251,9 +254,12 @@ func (m *Module) NewSandbox(ctx context.Context, opts SandboxOptions) (*Sandbox,
 		s.turns = turns{opts.Run, s}
 		d.Share(&s.turns)
 	}
-	if opts.Image != nil {
+	switch {
+	case opts.Image != nil:
 		err = s.begin(ctx, &opts)
-	} else {
+	case opts.Memories != nil:
+		err = s.reuse(ctx, opts.Memories)
+	default:
 		err = s.instantiate(ctx, engine.NewMemory(opts.MemoryPages))
 	}
 	if err == nil && m.metered != nil {
@@ -268,6 +274,18 @@ func (m *Module) NewSandbox(ctx context.Context, opts SandboxOptions) (*Sandbox,
 		}
 	}
 	return s, nil
+}
+
+// reuse makes the sandbox's instance on a memory that was another's, or on a new one where there is no room for those.
+func (s *Sandbox) reuse(ctx context.Context, from *Memories) error {
+	mem, err := from.take()
+	if errors.Is(err, image.ErrMappings) {
+		return s.instantiate(ctx, engine.NewMemory(uint32(from.max/engine.PageSize)))
+	}
+	if err != nil {
+		return err
+	}
+	return s.instantiate(ctx, mem)
 }
 
 // ownedMemory is a memory that somebody has to close.
@@ -363,6 +381,19 @@ func (s *Sandbox) Call(ctx context.Context, name string, params ...uint64) ([]ui
 		return nil, err
 	}
 	return stack[:len(e.Type.Results)], nil
+}
+
+// Abandon is for a sandbox that cannot be closed, since nobody knows whether its guest still runs: it keeps what it has, for good.
+func (s *Sandbox) Abandon() {
+	if s.closed.Swap(true) {
+		return
+	}
+	switch m := s.memory.(type) {
+	case *kept:
+		m.abandon()
+	case *image.Memory:
+		m.Abandon()
+	}
 }
 
 // Close ends the sandbox and gives its memory back. What was bound to its libraries is closed by whoever made it.

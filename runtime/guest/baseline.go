@@ -81,8 +81,22 @@ func (p *Program) Image() (*image.Image, error) {
 	return p.base.have.image, nil
 }
 
-// Close lets go of the program's image. Its sandboxes may still be there.
-func (p *Program) Close() error { return p.base.close() }
+// Close lets go of the program's image, and of memory that it kept. Its sandboxes may still be there.
+func (p *Program) Close() error {
+	err := p.base.close()
+	if p.memories != nil {
+		err = errors.Join(err, p.memories.Close())
+	}
+	return err
+}
+
+// Trim gives back memory that was kept for sandboxes and not used lately. It is meant to be called now and then.
+func (p *Program) Trim() error {
+	if p.memories == nil {
+		return nil
+	}
+	return p.memories.Trim()
+}
 
 // images reports whether sandboxes may begin as an image: what interposers keep for one sandbox would not return with it.
 func (p *Program) images() bool {

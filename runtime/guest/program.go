@@ -52,7 +52,7 @@ type Options struct {
 	ReturnTime time.Duration
 
 	// Images has the sandboxes of a task begin as an image, taken of the first one that was initialised, where that can be done exactly; then
-	// Sandbox.Return works, and the Program has to be closed.
+	// Sandbox.Return works. Those of a command have the memories of others that are closed. The Program has to be closed then.
 	Images bool
 	// Part is what the job gets of the memory mappings that images take: beyond it its sandboxes start from the module. nil: all there are.
 	Part *image.Part
@@ -120,7 +120,8 @@ type Program struct {
 	base baselines
 	runs sync.Pool // of *processor.Run that are out
 
-	clearing sync.Mutex // held while a sandbox that ran for long is closed
+	memories *runtime.Memories // of a command's sandboxes; nil: each has a new one
+	clearing sync.Mutex        // held while a sandbox that ran for long is closed
 }
 
 // preopen is a file grant whose source was found.
@@ -223,6 +224,11 @@ func New(opts Options) (*Program, error) {
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
+	}
+	if o.Images && kind == Command {
+		if p.memories, err = o.Module.NewMemories(o.MemoryPages, o.Part); err != nil {
+			return nil, err
+		}
 	}
 	if o.Clock == nil {
 		o.Clock = clock.System

@@ -79,7 +79,7 @@ func (p *Program) NewSandbox(ctx context.Context) (*Sandbox, error) {
 		interposers = append([]hostcall.Interposer{s.parking}, interposers...)
 	}
 	opts := runtime.SandboxOptions{
-		MemoryPages: p.opts.MemoryPages, Interposers: interposers, HostCalls: uint64(p.opts.HostCalls), Run: s.run,
+		MemoryPages: p.opts.MemoryPages, Memories: p.memories, Interposers: interposers, HostCalls: uint64(p.opts.HostCalls), Run: s.run,
 		Bind: []hostcall.Binding{{Library: wasi.Library(), State: sys}, {Library: taskLibrary, State: s.state}},
 	}
 	if err := s.enter(ctx, 0); err != nil {
@@ -268,6 +268,13 @@ func (s *Sandbox) serveAnew(ctx context.Context, w http.ResponseWriter, r *http.
 	}
 	s.successor = fresh
 	return fresh.Serve(ctx, w, r, info)
+}
+
+// Abandon is for a sandbox that a panic of ours left as nobody knows: its guest may still run, so that it cannot be closed, and keeps what it has.
+func (s *Sandbox) Abandon() {
+	if !s.closed.Swap(true) {
+		s.vm.Abandon()
+	}
 }
 
 // Close ends the sandbox and all that it held open. It may be called twice.
