@@ -230,14 +230,13 @@ type Run struct {
 	// These are of the run's goroutine.
 	yields time.Duration // when Yield is due
 	away   bool          // it computes, or waited, since it entered: the loop that it began in goes on without it
-	// The thread of a run that is not away, and what that had used, when Yield was last due; 0 is unknown.
-	looked     int
-	lookedUsed time.Duration
-	ticked     time.Duration // when it went on after its last Tick, or began
-	took       time.Duration // how long the last Tick was after that
-	// Of a run that is due to be long, if Options.Computed is there: what it was when the slice began, and what the run computed in such slices.
+	ticked time.Duration // when it went on after its last Tick, or began
+	took   time.Duration // how long the last Tick was after that
+	// What Options.Computed said when it was last asked since the run went on, and when; thread 0: it was not asked. What the run computed since it
+	// entered, as far as it was.
 	thread   int
-	usedThen time.Duration
+	used0    time.Duration
+	asked0   time.Duration
 	computed time.Duration
 }
 
@@ -282,8 +281,7 @@ func (r *Run) Enter(ctx context.Context) error {
 		return ErrEntered
 	}
 	r.old, r.used, r.waited, r.asked = false, 0, 0, false
-	r.thread, r.computed = 0, 0
-	r.away, r.looked = false, 0
+	r.away, r.computed = false, 0
 	return r.arriveLocked(ctx, now)
 }
 
@@ -296,10 +294,16 @@ func (r *Run) arriveLocked(ctx context.Context, now time.Duration) error {
 	}
 	p.mu.Unlock()
 	if granted {
-		r.goes(now)
+		r.begins(now)
 		return nil
 	}
 	return r.wait(ctx)
+}
+
+// begins notes that the run goes on now, with a token that it did not have.
+func (r *Run) begins(now time.Duration) {
+	r.goes(now)
+	r.thread, r.asked0 = 0, now
 }
 
 // goes notes that the run goes on now, after it did not: what others may wait for since then counts from now.
@@ -314,7 +318,7 @@ func (r *Run) wait(ctx context.Context) error {
 	loop.Leave(ctx)
 	select {
 	case <-r.wake:
-		r.goes(p.now())
+		r.begins(p.now())
 		return nil
 	case <-ctx.Done():
 	}
@@ -361,8 +365,14 @@ func (r *Run) Tick(ctx context.Context) error {
 	p := r.share.p
 	now := p.now()
 	r.took = now - r.ticked
+	soon := false
 	if now >= r.yields {
-		if r.away = r.away || r.computes(); r.away {
+		soon = !r.asked && !r.patient && p.onLong != nil && r.share.soon.Load()
+		if soon || !r.away {
+			most := r.look(now)
+			r.away = r.away || most
+		}
+		if r.away {
 			loop.Compute(ctx)
 			if p.yield != nil {
 				p.yield()
@@ -370,12 +380,15 @@ func (r *Run) Tick(ctx context.Context) error {
 		}
 		now = p.now()
 		r.goes(now)
+		soon = soon && r.computed >= almost(p.queue.slice)/2
 	}
 	r.ticked = now
-	if int64(now) < r.end.Load() && !r.preempt.Load() {
+	if int64(now) < r.end.Load() && !r.preempt.Load() && !soon {
 		return nil
 	}
-	r.measure(now)
+	if !r.asked {
+		r.look(now)
+	}
 	p.mu.Lock()
 	if r.evicted {
 		r.seenLocked()
@@ -410,16 +423,29 @@ func (r *Run) Tick(ctx context.Context) error {
 	return nil
 }
 
-// computes reports whether the run took most of the time since it was last called. A brief run that the kernel kept waiting is no reason to have others
-// take over what its goroutine has to do: that costs more than the run.
-func (r *Run) computes() bool {
+// look adds to what the run computed, and reports whether it computed most of the time since the last look. A brief run that the kernel kept waiting is
+// no reason to have others take over what its goroutine has to do: that costs more than the run.
+func (r *Run) look(now time.Duration) (most bool) {
 	p := r.share.p
+	took := now - r.asked0
+	r.asked0 = now
 	if p.computed == nil {
+		r.computed += took
 		return true
 	}
-	last, then := r.looked, r.lookedUsed
-	r.looked, r.lookedUsed = p.computed()
-	return r.looked == 0 || r.looked == last && r.lookedUsed-then >= p.queue.slice/yieldsPerSlice/2
+	last, then := r.thread, r.used0
+	r.thread, r.used0 = p.computed()
+	switch {
+	case r.thread == 0:
+		r.computed += took // nobody knows
+		return true
+	case last == r.thread:
+		r.computed += r.used0 - then
+		return r.used0-then >= took/2
+	case last != 0:
+		r.computed += took // nor here
+	}
+	return false
 }
 
 // longLocked reports whether OnLong is due.
@@ -427,35 +453,19 @@ func (r *Run) longLocked() bool {
 	return r.old && !r.asked && (!r.patient || r.used >= patienceTimes*time.Duration(r.share.p.queue.long)*r.share.p.queue.slice)
 }
 
-// measure adds what the run computed in the slice that ends now, if it is due to be long.
-func (r *Run) measure(now time.Duration) {
-	if r.thread == 0 {
+// lower calls OnLong if it is due, and the run did not only wait for the kernel to run it.
+func (r *Run) lower(due bool) {
+	p := r.share.p
+	least := p.queue.slice * 3 / 2
+	if r.share.soon.Load() {
+		least = almost(p.queue.slice) / 2
+	}
+	if !due || p.onLong == nil || r.computed < least || !p.spare.begin() {
 		return
 	}
-	thread, used := r.share.p.computed()
-	if thread == r.thread {
-		r.computed += used - r.usedThen
-	} else {
-		r.computed += now - time.Duration(r.end.Load()) + r.share.p.queue.slice // nobody knows
-	}
-	r.thread = 0
-}
-
-// lower calls OnLong if it is due.
-func (r *Run) lower(due bool) {
-	if p := r.share.p; due && p.onLong != nil {
-		if p.computed != nil && r.computed < p.queue.slice/2 {
-			if r.thread, r.usedThen = p.computed(); r.thread != 0 {
-				return
-			}
-		}
-		if !p.spare.begin() {
-			return
-		}
-		r.asked = true
-		if r.told = p.onLong(); !r.told {
-			p.spare.end()
-		}
+	r.asked = true
+	if r.told = p.onLong(); !r.told {
+		p.spare.end()
 	}
 }
 
@@ -467,8 +477,8 @@ func (r *Run) seenLocked() {
 
 // Block gives the token back before a call that may wait. It does nothing for a run that has none.
 func (r *Run) Block() {
-	if r.thread != 0 {
-		r.measure(r.share.p.now()) // what the thread computes meanwhile is others'
+	if !r.asked && r.thread != 0 {
+		r.look(r.share.p.now()) // what the thread computes meanwhile is others'
 	}
 	r.release(blocked)
 	if r.share.p.undone {

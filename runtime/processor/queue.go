@@ -3,6 +3,7 @@ package processor
 import (
 	"container/heap"
 	"math"
+	"sync/atomic"
 	"time"
 )
 
@@ -97,9 +98,11 @@ type account struct {
 	grants  uint64
 	recent  float64       // nanoseconds used lately: what is older than lately counts for less and less
 	noted   time.Duration // when recent was right
+	expects int           // long runs: as one was long lately
+	soon    atomic.Bool   // its runs are long almost at once; read without the lock
 }
 
-// The use of the processor by a share that is remembered, and from which on its runs are long after their first slice: half of a core. Jobs
+// The use of the processor by a share that is remembered, and from which on its runs are long after two slices at most: half of a core. Jobs
 // whose runs come one after the other are no lighter than one run that goes on.
 const (
 	lately = 300 * time.Millisecond
@@ -112,13 +115,38 @@ func (a *account) use(used, now time.Duration) {
 	a.noted = now
 }
 
-// enough is how long a run of the share is young.
+// forgiven is how many brief runs of a share it takes for the next ones to be taken for brief.
+const forgiven = 8
+
+// ends notes how a run of the share ended, or that it is one that has to be expected again.
+func (a *account) ends(long bool) {
+	if long {
+		a.expects = forgiven
+	} else if a.expects > 0 {
+		a.expects--
+	}
+}
+
+// enough is how long a run of the share is young. Where long ones are to be expected of a share that uses much, it is hardly at all: eight that begin together,
+// three times a second, are what a neighbour's p99 consists of, if each goes on like everybody for longer. One whose runs are brief is spared that,
+// since it may cost a run its thread.
 func (q *queue) enough(a *account) time.Duration {
-	if a.recent > heavy {
-		return q.slice
+	is := a.recent > heavy
+	a.soon.Store(is && a.expects > 0)
+	switch {
+	case is && a.expects > 0:
+		return almost(q.slice)
+	case is:
+		return 2 * q.slice
 	}
 	return time.Duration(q.long) * q.slice
 }
+
+// expected reports whether a run is so long that others like it are to be expected of its share.
+func (q *queue) expected(r *Run) bool { return r.used >= 5*q.slice }
+
+// almost is what almost at once means.
+func almost(slice time.Duration) time.Duration { return slice / 5 }
 
 // runs is a list of waiting runs, the first to be served first.
 type runs struct{ first, last *Run }
@@ -280,7 +308,11 @@ func (q *queue) stop(r *Run, now time.Duration, to state) {
 	a.used += used
 	r.used += used
 	a.use(used, now)
-	r.old = r.old || r.used >= q.enough(a)
+	if to == out || q.expected(r) {
+		a.ends(q.expected(r))
+	}
+	enough := q.enough(a)
+	r.old = r.old || r.used >= enough
 	a.virtual += float64(used-q.slice) / a.weight
 	q.part(a)
 	last := len(q.running) - 1
@@ -371,6 +403,7 @@ func (q *queue) leave(r *Run, now time.Duration) {
 	r.share.waited += now - r.since
 	r.waited += now - r.since
 	q.part(&r.share.account)
+	r.share.ends(q.expected(r))
 	r.state = out
 }
 

@@ -2,6 +2,7 @@ package processor
 
 import (
 	"context"
+	"errors"
 	goruntime "runtime"
 	"sync/atomic"
 	"testing"
@@ -171,5 +172,59 @@ func TestWhatOthersComputeWhileARunBlocksIsNotItsOwn(t *testing.T) {
 		if told > 0 {
 			t.Error("a run that did not compute is long")
 		}
+	})
+}
+
+// A share that used much lately is not given a slice's time in front of everybody by each of its runs.
+func TestRunsOfAShareThatUsedMuchAreLongAlmostAtOnce(t *testing.T) {
+	procs(t, 2)
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var told []time.Duration // since the run began
+		p := newProcessor(t, Options{Tokens: 1, OnLong: func() bool { told = append(told, time.Since(began)); return true },
+			Computed: func() (int, time.Duration) { return 1, time.Duration(time.Now().UnixNano()) }})
+		job := p.Job("job", 1)
+		run := func(d time.Duration) {
+			t.Helper()
+			began = time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			if err := compute(ctx, job.Run()); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+		}
+		long := func(when string, least, most time.Duration) {
+			t.Helper()
+			if len(told) != 1 || told[0] < least || told[0] > most {
+				t.Errorf("%s: runs were long after %v, want once between %v and %v", when, told, least, most)
+			}
+			told = nil
+		}
+		run(400 * time.Millisecond)
+		long("at first", 10*time.Millisecond, 11*time.Millisecond)
+		run(20 * time.Millisecond)
+		long("after much", 200*time.Microsecond, 400*time.Microsecond)
+		for range 2 * forgiven {
+			run(time.Millisecond)
+		}
+		told = nil
+		for range 300 {
+			run(time.Millisecond)
+		}
+		if len(told) > 0 {
+			t.Errorf("runs of a millisecond, none of which is long any more, were long after %v", told)
+		}
+		run(20 * time.Millisecond)
+		long("after many brief ones", 2*time.Millisecond, 3*time.Millisecond)
+		for range 50 {
+			run(60 * time.Microsecond)
+		}
+		if len(told) > 0 {
+			t.Errorf("brief runs were long after %v", told)
+		}
+		time.Sleep(time.Second)
+		run(20 * time.Millisecond)
+		long("after a second of nothing", 10*time.Millisecond, 11*time.Millisecond)
+		p.check(t, 1)
 	})
 }
