@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	goruntime "runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -255,6 +256,41 @@ func TestWithoutRoomForMappingsSandboxesHaveMemoriesOfTheirOwn(t *testing.T) {
 	for _, s := range all {
 		closed(t, s)
 	}
+}
+
+func TestSandboxesShareMemoriesFromManyGoroutines(t *testing.T) {
+	rt, m, kept := keeping(t, runtime.Options{Meter: true}, restless().Bytes())
+	if kept == nil {
+		notHere(t, rt)
+		return
+	}
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for range 50 {
+				s, err := m.NewSandbox(context.Background(), runtime.SandboxOptions{MemoryPages: keptPages, Memories: kept})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mem := s.Memory().Bytes()
+				if mem[7] != 0 {
+					t.Errorf("another's byte is there: %d", mem[7])
+				}
+				if _, err := s.Call(context.Background(), "poke", 7, uint64(i+1)); err != nil || mem[7] != byte(i+1) {
+					t.Errorf("%v; %d is not what was written", err, mem[7])
+				}
+				var both sync.WaitGroup // Close may come from any, and more than once
+				both.Go(func() { _ = s.Close() })
+				_ = s.Close()
+				both.Wait()
+				if err := kept.Trim(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestModulesWithoutMemoryKeepNone(t *testing.T) {

@@ -272,8 +272,12 @@ func (s *Sandbox) serveAnew(ctx context.Context, w http.ResponseWriter, r *http.
 
 // Abandon is for a sandbox that a panic of ours left as nobody knows: its guest may still run, so that it cannot be closed, and keeps what it has.
 func (s *Sandbox) Abandon() {
-	if !s.closed.Swap(true) {
-		s.vm.Abandon()
+	if s.closed.Swap(true) {
+		return
+	}
+	s.vm.Abandon()
+	if s.successor != nil {
+		s.successor.Abandon()
 	}
 }
 

@@ -232,11 +232,11 @@ type Run struct {
 	away   bool          // it computes, or waited, since it entered: the loop that it began in goes on without it
 	ticked time.Duration // when it went on after its last Tick, or began
 	took   time.Duration // how long the last Tick was after that
-	// What Options.Computed said when it was last asked since the run went on, and when; thread 0: it was not asked. What the run computed since it
-	// entered, as far as it was.
+	// What Options.Computed said at the last look since the run went on, and when that was; thread 0: there was none. What the run computed since it
+	// entered, up to then.
 	thread   int
-	used0    time.Duration
-	asked0   time.Duration
+	usedThen time.Duration
+	lookedAt time.Duration
 	computed time.Duration
 }
 
@@ -303,7 +303,7 @@ func (r *Run) arriveLocked(ctx context.Context, now time.Duration) error {
 // begins notes that the run goes on now, with a token that it did not have.
 func (r *Run) begins(now time.Duration) {
 	r.goes(now)
-	r.thread, r.asked0 = 0, now
+	r.thread, r.lookedAt = 0, now
 }
 
 // goes notes that the run goes on now, after it did not: what others may wait for since then counts from now.
@@ -427,21 +427,21 @@ func (r *Run) Tick(ctx context.Context) error {
 // no reason to have others take over what its goroutine has to do: that costs more than the run.
 func (r *Run) look(now time.Duration) (most bool) {
 	p := r.share.p
-	took := now - r.asked0
-	r.asked0 = now
+	took := now - r.lookedAt
+	r.lookedAt = now
 	if p.computed == nil {
 		r.computed += took
 		return true
 	}
-	last, then := r.thread, r.used0
-	r.thread, r.used0 = p.computed()
+	last, then := r.thread, r.usedThen
+	r.thread, r.usedThen = p.computed()
 	switch {
 	case r.thread == 0:
 		r.computed += took // nobody knows
 		return true
 	case last == r.thread:
-		r.computed += r.used0 - then
-		return r.used0-then >= took/2
+		r.computed += r.usedThen - then
+		return r.usedThen-then >= took/2
 	case last != 0:
 		r.computed += took // nor here
 	}
