@@ -8,8 +8,8 @@ import (
 )
 
 // What a worker's heap may grow by before it is collected. Guests' memory is mapped, so that little lives in the heap itself, and by Go's rule of
-// doubling it would be collected a dozen times a second under load. While the heap is marked others wait for their core, and it should not be for more
-// than a hundredth of the time: who makes much garbage has it collected twice a second.
+// doubling it would be collected a dozen times a second under load. While the heap is marked others wait for their core, so one
+// that much garbage is made in may grow further, as far as its live bytes allow.
 const (
 	collectAfter = 64 << 20  // bytes
 	collectLate  = 256 << 20 // bytes; of a worker that makes much garbage
