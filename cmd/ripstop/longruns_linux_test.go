@@ -56,7 +56,7 @@ func TestMoreLongRunsThanThreadsMayBeLowered(t *testing.T) {
 	s.deploy("endless", looping(), "limits: {time: 8s, concurrency: 310, memory: 1MiB}\n")
 	s.deploy("hello", saying("Content-Type: text/plain\n\nhello"), "limits: {time: 1m}\n")
 	worker := s.workerPID()
-	normal := priority(t, worker) // of its first thread, which may be lowered as any other later
+	normal := priority(t, worker) // of its first thread, which runs no guest
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: guests}}
 	defer client.CloseIdleConnections()
 	for round := range 2 {
@@ -82,6 +82,9 @@ func TestMoreLongRunsThanThreadsMayBeLowered(t *testing.T) {
 			answered++
 			if n := lowered(t, worker, normal); !over.Load() {
 				most = max(most, n)
+			}
+			if p := priority(t, worker); p != normal {
+				t.Fatalf("the worker's first thread, which cannot end, has the priority %d, not %d", p, normal)
 			}
 		}
 		all.Wait()

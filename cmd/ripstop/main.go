@@ -6,8 +6,13 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	goruntime "runtime"
 	"syscall"
 )
+
+// init ties the main goroutine to the process's first thread for good. It is the one thread that does not end with a goroutine that is tied to it: a
+// guest's that is behind others on it would leave it so, where threads cannot be raised again.
+func init() { goruntime.LockOSThread() }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

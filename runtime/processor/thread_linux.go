@@ -130,7 +130,7 @@ func (t *Threads) forgetLocked() {
 }
 
 // Raise ends what Lower did, by the same goroutine, and reports whether it could: else the goroutine keeps its thread, which ends with it, and
-// should end soon. The thread counts as lowered until then.
+// should end soon. The thread counts as lowered until then. The first thread of a process ends with that only: no goroutine that is lowered may have it.
 func (t *Threads) Raise() bool {
 	if !t.raises || unix.Setpriority(unix.PRIO_PROCESS, 0, t.normal) != nil {
 		return false
