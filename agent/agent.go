@@ -184,7 +184,7 @@ func Open(ctx context.Context, opts Options) (*Agent, error) {
 		opts: opts, engines: engines, reports: newReports(opts.Clock),
 		compiles: make(chan struct{}, opts.Compiles), makers: make(chan struct{}, goruntime.GOMAXPROCS(0)),
 		synced: make(chan struct{}), drain: make(chan struct{}), ahead: budget{mostCount: int64(opts.Ahead), mostBytes: opts.AheadBytes}, files: wasi.NewGate(fileCalls), processor: opts.Processor,
-		apart: apart{spoils: opts.Processor.Slice(), spoiled: opts.Apart},
+		apart: apart{spoils: opts.Processor.Least(), spoiled: opts.Apart},
 		jobs:  map[string]*job{}, prepared: map[string]*task{}, queued: map[string]context.CancelCauseFunc{}, counts: map[string]*hostcall.Counts{}, shares: map[string]*processor.Share{}, parts: map[string]*image.Part{}, modules: map[moduleKey]*loadedModule{},
 	}
 	a.life, a.end = context.WithCancel(context.WithoutCancel(ctx))

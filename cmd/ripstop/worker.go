@@ -114,7 +114,7 @@ func runWorker(ctx context.Context, c workerConfig) error {
 	}
 	handler = gateway.New(gateway.Options{Agent: a, Recorder: tel.Ingress(), Tracer: tel.Tracer(), Log: log})
 	server := reactor.New(reactor.Options{
-		HTTP: gateway.NewServer(handler, log), Runners: shared.Tokens(), Connections: maxConnections, Spoiled: spoiled, Spoils: shared.Slice(), Log: log,
+		HTTP: gateway.NewServer(handler, log), Runners: shared.Tokens(), Connections: maxConnections, Spoiled: spoiled, Spoils: shared.Least(), Log: log,
 	})
 	confine(log, c)
 	running := make(chan error, 1)

@@ -120,8 +120,8 @@ func New(opts Options) (*Processor, error) {
 // Tokens is Options.Tokens: how many runs hold one at once.
 func (p *Processor) Tokens() int { return p.tokens }
 
-// Slice is Options.Slice: how long a run has held a token at least before OnLong is called in it.
-func (p *Processor) Slice() time.Duration { return p.queue.slice }
+// Least is how long a run has held a token at least before OnLong is called in it.
+func (p *Processor) Least() time.Duration { return almost(p.queue.slice) }
 
 // Share is what one job gets of the processor. Its methods are safe for concurrent use.
 type Share struct {
@@ -233,11 +233,14 @@ type Run struct {
 	ticked time.Duration // when it went on after its last Tick, or began
 	took   time.Duration // how long the last Tick was after that
 	// What Options.Computed said at the last look since the run went on, and when that was; thread 0: there was none. What the run computed since it
-	// entered, up to then.
+	// entered, up to then; and what it may have computed before its first looks, or after the last, which were not much.
 	thread   int
 	usedThen time.Duration
 	lookedAt time.Duration
 	computed time.Duration
+	unseen   time.Duration
+	noted    time.Duration // of computed and unseen, what its share knows
+	goes     bool          // it is the run that its thread computes for
 }
 
 // Run makes a run of the share, outside of it.
@@ -281,7 +284,7 @@ func (r *Run) Enter(ctx context.Context) error {
 		return ErrEntered
 	}
 	r.old, r.used, r.waited, r.asked = false, 0, 0, false
-	r.away, r.computed = false, 0
+	r.away, r.computed, r.unseen, r.noted = false, 0, 0, 0
 	return r.arriveLocked(ctx, now)
 }
 
@@ -302,19 +305,19 @@ func (r *Run) arriveLocked(ctx context.Context, now time.Duration) error {
 
 // begins notes that the run goes on now, with a token that it did not have.
 func (r *Run) begins(now time.Duration) {
-	r.goes(now)
-	r.thread, r.lookedAt = 0, now
+	r.goesOn(now)
+	r.goes, r.thread, r.lookedAt = true, 0, now
 }
 
-// goes notes that the run goes on now, after it did not: what others may wait for since then counts from now.
-func (r *Run) goes(now time.Duration) {
+// goesOn notes that the run goes on now, after it did not: what others may wait for since then counts from now.
+func (r *Run) goesOn(now time.Duration) {
 	r.ticked, r.yields = now, now+r.share.p.queue.slice/yieldsPerSlice
 }
 
 // wait returns when the run was given a token. If ctx ends first it has none, and is out.
 func (r *Run) wait(ctx context.Context) error {
 	p := r.share.p
-	r.away = true
+	r.away, r.goes = true, false
 	loop.Leave(ctx)
 	select {
 	case <-r.wake:
@@ -326,6 +329,7 @@ func (r *Run) wait(ctx context.Context) error {
 	var next *Run
 	tokens := 0
 	p.mu.Lock()
+	r.noteLocked(now, true)
 	if r.evicted { // a token came meanwhile, and was taken
 		r.seenLocked()
 		tokens++
@@ -379,17 +383,16 @@ func (r *Run) Tick(ctx context.Context) error {
 			}
 		}
 		now = p.now()
-		r.goes(now)
+		r.goesOn(now)
 		soon = soon && r.computed >= almost(p.queue.slice)/2
 	}
 	r.ticked = now
 	if int64(now) < r.end.Load() && !r.preempt.Load() && !soon {
 		return nil
 	}
-	if !r.asked {
-		r.look(now)
-	}
+	r.look(now)
 	p.mu.Lock()
+	r.noteLocked(now, false)
 	if r.evicted {
 		r.seenLocked()
 		long := r.longLocked()
@@ -397,7 +400,7 @@ func (r *Run) Tick(ctx context.Context) error {
 		if err := r.wait(ctx); err != nil {
 			return err
 		}
-		r.lower(long)
+		r.lower(ctx, long)
 		return nil
 	}
 	if r.state != running {
@@ -405,6 +408,7 @@ func (r *Run) Tick(ctx context.Context) error {
 		return ErrNotRunning
 	}
 	if used := r.used + now - r.started; r.most > 0 && used >= r.most {
+		r.noteLocked(now, true)
 		next := p.releaseLocked(r, now, out)
 		p.mu.Unlock()
 		next.goOn()
@@ -419,7 +423,7 @@ func (r *Run) Tick(ctx context.Context) error {
 			return err
 		}
 	}
-	r.lower(long)
+	r.lower(ctx, long)
 	return nil
 }
 
@@ -444,8 +448,20 @@ func (r *Run) look(now time.Duration) (most bool) {
 		return r.usedThen-then >= took/2
 	case last != 0:
 		r.computed += took // nor here
+	default:
+		r.unseen += min(took, p.queue.slice/yieldsPerSlice)
 	}
 	return false
+}
+
+// noteLocked has the run's share know what the run computed, and, once it is over, whether others like it are to be expected.
+func (r *Run) noteLocked(now time.Duration, over bool) {
+	did := r.computed + r.unseen
+	r.share.use(did-r.noted, now)
+	r.noted = did
+	if long := did >= expected*r.share.p.queue.slice; over || long {
+		r.share.ends(long)
+	}
 }
 
 // longLocked reports whether OnLong is due.
@@ -453,8 +469,8 @@ func (r *Run) longLocked() bool {
 	return r.old && !r.asked && (!r.patient || r.used >= patienceTimes*time.Duration(r.share.p.queue.long)*r.share.p.queue.slice)
 }
 
-// lower calls OnLong if it is due, and the run did not only wait for the kernel to run it.
-func (r *Run) lower(due bool) {
+// lower calls OnLong if it is due, and the run did not only wait for the kernel to run it. The loop that it began in goes on without it by then.
+func (r *Run) lower(ctx context.Context, due bool) {
 	p := r.share.p
 	least := p.queue.slice * 3 / 2
 	if r.share.soon.Load() {
@@ -463,7 +479,10 @@ func (r *Run) lower(due bool) {
 	if !due || p.onLong == nil || r.computed < least || !p.spare.begin() {
 		return
 	}
-	r.asked = true
+	if r.asked = true; !r.away {
+		r.away = true
+		loop.Compute(ctx)
+	}
 	if r.told = p.onLong(); !r.told {
 		p.spare.end()
 	}
@@ -477,9 +496,6 @@ func (r *Run) seenLocked() {
 
 // Block gives the token back before a call that may wait. It does nothing for a run that has none.
 func (r *Run) Block() {
-	if !r.asked && r.thread != 0 {
-		r.look(r.share.p.now()) // what the thread computes meanwhile is others'
-	}
 	r.release(blocked)
 	if r.share.p.undone {
 		r.endLong()
@@ -523,7 +539,18 @@ func (r *Run) release(to state) {
 	p := r.share.p
 	now := p.now()
 	var next *Run
+	switch since := now - r.lookedAt; {
+	case !r.goes:
+	case since <= p.queue.slice/yieldsPerSlice:
+		r.unseen += since // a look costs more than it is worth
+	default:
+		r.look(now)
+	}
+	r.goes = false // what the thread computes from here on is others'
 	p.mu.Lock()
+	if r.state != out {
+		r.noteLocked(now, to == out)
+	}
 	evicted := r.evicted
 	if evicted {
 		r.seenLocked()

@@ -142,8 +142,8 @@ func (q *queue) enough(a *account) time.Duration {
 	return time.Duration(q.long) * q.slice
 }
 
-// expected reports whether a run is so long that others like it are to be expected of its share.
-func (q *queue) expected(r *Run) bool { return r.used >= 5*q.slice }
+// expected is how many slices a run computes if others like it are to be expected of its share.
+const expected = 5
 
 // almost is what almost at once means.
 func almost(slice time.Duration) time.Duration { return slice / 5 }
@@ -307,10 +307,6 @@ func (q *queue) stop(r *Run, now time.Duration, to state) {
 	q.typical += (used - q.typical) / 16
 	a.used += used
 	r.used += used
-	a.use(used, now)
-	if to == out || q.expected(r) {
-		a.ends(q.expected(r))
-	}
 	enough := q.enough(a)
 	r.old = r.old || r.used >= enough
 	a.virtual += float64(used-q.slice) / a.weight
@@ -403,7 +399,6 @@ func (q *queue) leave(r *Run, now time.Duration) {
 	r.share.waited += now - r.since
 	r.waited += now - r.since
 	q.part(&r.share.account)
-	r.share.ends(q.expected(r))
 	r.state = out
 }
 
