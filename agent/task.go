@@ -61,9 +61,12 @@ func (t *task) leave() {
 	}
 }
 
-// retire lets the task end once its users have left.
+// retire lets the task end once its users have left, which may be an hour. Nothing is kept for sandboxes until then.
 func (t *task) retire() {
 	t.retired.Store(true)
+	if err := t.program.Retire(); err != nil {
+		t.agent.opts.Log.Error("give memory back", "job", t.assigned.Job, "error", err)
+	}
 	t.endIfDone()
 }
 

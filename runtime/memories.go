@@ -19,12 +19,12 @@ type Memories struct {
 	part  *image.Part
 	max   uint64 // bytes of each
 
-	mu     sync.Mutex
-	free   []*image.Memory
-	users  int // memories in use
-	high   int // the most of users since the last Trim
-	most   int // and since the one before it
-	closed bool
+	mu    sync.Mutex
+	free  []*image.Memory
+	users int // memories in use
+	high  int // the most of users since the last Trim
+	most  int // and since the one before it
+	over  bool
 }
 
 // NewMemories keeps memories of up to maxPages pages, which count as part's; nil: as nobody's. The caller closes it. It is nil, without an error,
@@ -72,7 +72,7 @@ func (s *Memories) give(m *image.Memory) error {
 	spared := !m.Surplus() && m.Spared()
 	s.mu.Lock()
 	s.users--
-	if spared = spared && !s.closed && s.users+len(s.free) < s.most; spared {
+	if spared = spared && !s.over && s.users+len(s.free) < s.most; spared {
 		s.free = append(s.free, m)
 	}
 	s.mu.Unlock()
@@ -94,14 +94,17 @@ func (s *Memories) Trim() error {
 	return closeAll(gone)
 }
 
-// Close closes what is kept. Memories that are in use are closed when their sandboxes are.
-func (s *Memories) Close() error {
+// Retire closes what is kept, and keeps nothing from now on: few sandboxes are made any more. It may be called twice.
+func (s *Memories) Retire() error {
 	s.mu.Lock()
 	gone := s.free
-	s.free, s.closed = nil, true
+	s.free, s.over = nil, true
 	s.mu.Unlock()
-	return errors.Join(closeAll(gone), s.empty.Close())
+	return closeAll(gone)
 }
+
+// Close closes what is kept, and no sandbox is made any more. Memories that are in use are closed when their sandboxes are.
+func (s *Memories) Close() error { return errors.Join(s.Retire(), s.empty.Close()) }
 
 func closeAll(all []*image.Memory) error {
 	var errs []error
@@ -142,13 +145,13 @@ func (k *kept) Close() error {
 	return k.of.give(k.memory)
 }
 
-// abandon ends the use of a memory that nobody may have after this.
-func (k *kept) abandon() {
+// drop ends the use of a memory that nobody may have after this.
+func (k *kept) drop(end func() error) error {
 	if k.closed.Swap(true) {
-		return
+		return nil
 	}
 	k.of.mu.Lock()
 	k.of.users--
 	k.of.mu.Unlock()
-	k.memory.Abandon()
+	return end()
 }

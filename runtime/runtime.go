@@ -390,7 +390,7 @@ func (s *Sandbox) Abandon() {
 	}
 	switch m := s.memory.(type) {
 	case *kept:
-		m.abandon()
+		_ = m.drop(func() error { m.memory.Abandon(); return nil })
 	case *image.Memory:
 		m.Abandon()
 	}

@@ -296,7 +296,12 @@ func (s *Sandbox) enter() bool {
 }
 
 func (s *Sandbox) leave() {
-	if s.calls.Add(-1) == 0 && s.closed.Load() {
-		_ = s.memory.Close() // Close has returned already
+	if s.calls.Add(-1) > 0 || !s.closed.Load() {
+		return
 	}
+	if k, ok := s.memory.(*kept); ok {
+		_ = k.drop(k.memory.Close) // the call went on while the engine had let go of the memory; Close has returned already
+		return
+	}
+	_ = s.memory.Close() // likewise
 }

@@ -90,6 +90,14 @@ func (p *Program) Close() error {
 	return err
 }
 
+// Retire gives back memory that is kept for sandboxes, of which few are made any more. It may be called twice.
+func (p *Program) Retire() error {
+	if p.memories == nil {
+		return nil
+	}
+	return p.memories.Retire()
+}
+
 // Trim gives back memory that was kept for sandboxes and not used lately. It is meant to be called now and then.
 func (p *Program) Trim() error {
 	if p.memories == nil {

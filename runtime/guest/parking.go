@@ -138,7 +138,9 @@ func (p *parking) start(ctx context.Context, vm *runtime.Sandbox) error {
 			// gives back much keeps a P meanwhile.
 			p.run.Rest()
 			p.clearing.Lock()
+			began := clock.Elapsed()
 			p.err = errors.Join(p.err, vm.Close())
+			p.run.Charge(clock.Elapsed() - began)
 			p.clearing.Unlock()
 		}
 	}()

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/hostcall"
 	"github.com/ripstop-vm/ripstop/runtime/image"
@@ -291,7 +292,11 @@ func (s *Sandbox) Close() error {
 		err = s.unpark()
 	}
 	if s.vm != nil {
+		began := clock.Elapsed()
 		err = errors.Join(err, s.vm.Close())
+		if s.run != nil {
+			s.run.Charge(clock.Elapsed() - began)
+		}
 	}
 	return errors.Join(err, s.state.system.Close())
 }

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
+	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/runtime/engine"
 )
 
@@ -22,6 +24,7 @@ type Memory struct {
 	kept     uint64 // private bytes after the last return
 	high     uint64 // bytes, from the beginning, in which private pages may be: more than the image, if the memory has grown
 	wasteful int    // returns in a row that found most of what is kept as it was
+	slow     int    // times in a row that Spared took longer than it should
 	closed   atomic.Bool
 
 	watch
@@ -33,6 +36,15 @@ type Memory struct {
 const (
 	fewKept  = 64 * block // so little is never worth it
 	patience = 16         // returns in a row that found three quarters of them as they were
+)
+
+// What a memory may have grown by beyond its image, in bytes, to be looked at all over when it returns, and how long looking may take in vain. Pages that were only read are
+// not private, and not counted as anybody's; but the kernel has tables of them, and keeps whoever maps something waiting while it walks through them.
+const (
+	mostGrown = 16 << 20
+	mostLook  = 100 * time.Microsecond
+	perByte   = 4 // nanoseconds for so many bytes that are kept
+	tooSlow   = 2 // times in a row: one may have waited for others
 )
 
 // errMuch reports that a memory has more private pages than are kept. It is neither the image nor what the guest left.
@@ -117,12 +129,23 @@ func (m *Memory) Return() error {
 	return nil
 }
 
-// Spared is Return for a memory that is closed if that is less work: it is false if more is private than the space keeps. The memory can only be
-// closed then.
+// Spared is Return for a memory that is closed if that is less work: it is false if more is private than the space keeps, or so much was touched that
+// to look for it takes long. The memory can only be closed then.
 func (m *Memory) Spared() bool {
+	if m.high > m.image.size+mostGrown {
+		return false
+	}
+	began := clock.Elapsed()
 	kept, err := m.restore()
 	if err != nil {
 		return false
+	}
+	if clock.Elapsed()-began > mostLook+time.Duration(kept/perByte) {
+		if m.slow++; m.slow == tooSlow {
+			return false
+		}
+	} else {
+		m.slow = 0
 	}
 	m.returned(kept)
 	return true

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ripstop-vm/ripstop/runtime/engine"
+	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
 // kernel is what this process has of the kernel for the return of memory.
@@ -131,7 +132,7 @@ func (m *Memory) restore() (kept uint64, err error) {
 	if m.image.store.fd < 0 && m.image.store.view != nil {
 		method = Copy // every page is private, and there is nothing beneath it
 	}
-	if method != Scan { // for which it is not long if it is empty
+	if method != Scan || m.high > m.image.size+mostGrown { // else it is not long if it is empty
 		if err := m.shorten(); err != nil {
 			return 0, err
 		}
@@ -264,7 +265,9 @@ func (m *Memory) scan() (kept, changed uint64, err error) {
 	a.vec, a.vecLen = uint64(uintptr(unsafe.Pointer(&s.regions))), uint64(len(s.regions)) // s is on the heap, and stays where it is
 	a.inverted, a.mask = pageIsFile|pageIsPFNZero, pageIsFile|pageIsPFNZero
 	a.anyOf, a.returned = pageIsPresent|pageIsSwapped, pageIsPresent
+	var courtesy processor.Courtesy
 	for a.start < a.end {
+		courtesy.Yield()
 		n, _, errno := unix.Syscall(unix.SYS_IOCTL, k.fd, pagemapScan, uintptr(unsafe.Pointer(a)))
 		if errno == unix.EINTR {
 			continue

@@ -418,3 +418,47 @@ func TestAnEmptyImageTakesNoMemoryAndGrowsIntoZeros(t *testing.T) {
 		t.Error("a memory with more private pages than are kept was spared")
 	}
 }
+
+func TestAMemoryOfWhichMuchWasReadIsNotSpared(t *testing.T) {
+	s := space(t, SpaceOptions{})
+	if !s.Scans() {
+		return // and nobody asks
+	}
+	const large = 1 << 30
+	for _, c := range []struct {
+		size, grown uint64
+		times       int // that it is spared at most
+	}{{page, large, 0}, {large, large, 20}} {
+		im, err := Empty(c.size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer im.Close()
+		m, err := s.NewScanned(im, large, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		m.Bytes()[0] = 1
+		if !m.Spared() {
+			t.Fatalf("a memory of %d bytes of which one was written is not spared", c.size)
+		}
+		if err := m.Grow(c.grown); err != nil {
+			t.Fatal(err)
+		}
+		var sum byte
+		for b, at := m.Bytes(), 0; at < len(b); at += int(hostPage) {
+			sum |= b[at]
+		}
+		if sum != 0 {
+			t.Fatal("it was not empty")
+		}
+		times := 0
+		for m.Spared() && times <= c.times { // each of these walks through tables of so many pages
+			times++
+		}
+		if times > c.times {
+			t.Errorf("a memory of %d bytes of which %d were read is spared again and again", c.size, c.grown)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package wazero
 
 import (
 	"reflect"
+	"slices"
 
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
@@ -27,7 +28,8 @@ func (l *linear) Allocate(_, _ uint64) experimental.LinearMemory {
 	return &whole{linear: l}
 }
 
-// Reallocate answers nil past the bound, which the guest sees as a memory.grow of -1.
+// Reallocate answers nil past the bound, which the guest sees as a memory.grow of -1. The bytes have no capacity beyond: once the instance is closed, a
+// guest that still runs grows within it without asking, and would have what was not opened yet, or is another's by then.
 func (l *linear) Reallocate(size uint64) []byte {
 	from := uint64(len(l.memory.Bytes()))
 	if err := l.memory.Grow(size); err != nil {
@@ -37,7 +39,7 @@ func (l *linear) Reallocate(size uint64) []byte {
 	if from != 0 && !l.quiet {
 		l.door.Emit(hostcall.Event{Kind: hostcall.EventGrow, From: from, To: size})
 	}
-	return l.memory.Bytes()
+	return slices.Clip(l.memory.Bytes())
 }
 
 // Free is called by the engine when the instance is closed. The memory is somebody else's.
@@ -79,5 +81,5 @@ func (f *whole) Reallocate(size uint64) []byte {
 			return make([]byte, size) // wazero panics on nil here; InstantiateOn reports it
 		}
 	}
-	return f.memory.Bytes()
+	return slices.Clip(f.memory.Bytes())
 }
