@@ -321,7 +321,9 @@ func (r *Run) wait(ctx context.Context) error {
 	loop.Leave(ctx)
 	select {
 	case <-r.wake:
-		r.begins(p.now())
+		if r.begins(p.now()); p.computed != nil {
+			r.thread, r.usedThen = p.computed() // it has taken so long that this does not matter, and goes on for a slice without a look
+		}
 		return nil
 	case <-ctx.Done():
 	}
