@@ -279,6 +279,7 @@ func (a *Agent) Wait(ctx context.Context) {
 	case <-done:
 	case <-ctx.Done():
 	}
+	a.reports.settle(ctx)
 }
 
 // Close ends the runtime, and with it all sandboxes. Run has to have returned.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"sync/atomic"
+	"time"
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
 	"github.com/ripstop-vm/ripstop/internal/wire"
@@ -18,21 +19,26 @@ import (
 // the control process waits for is never dropped.
 const reportsAhead = 4096
 
+// gather is for how long what nobody waits for is gathered after something was sent: each time the control process is woken costs both processes more
+// than a line does.
+const gather = 5 * time.Millisecond
+
 // reports sends what a worker has to say.
 type reports struct {
 	clock   clock.Clock
 	queue   chan queued
+	urgent  chan struct{} // has a value if somebody waits for what is in queue
 	done    chan struct{} // closed when nothing is sent any more
 	dropped atomic.Uint64
 }
 
 type queued struct {
-	report  wire.Report
+	report  wire.Report   // without a kind: none
 	flushed chan struct{} // closed once the report was written; may be nil
 }
 
 func newReports(c clock.Clock) *reports {
-	return &reports{clock: c, queue: make(chan queued, reportsAhead), done: make(chan struct{})}
+	return &reports{clock: c, queue: make(chan queued, reportsAhead), urgent: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
 // maxText bounds the text of a report, in bytes: written as JSON it is up to six times as long, and the control process ends a
@@ -62,19 +68,34 @@ func (s *reports) offer(r wire.Report) bool {
 	}
 }
 
-// must sends r, waiting for room.
+// must sends r at once, waiting for room.
 func (s *reports) must(r wire.Report) {
 	select {
 	case s.queue <- queued{report: s.stamp(r)}:
+		s.hurry()
 	case <-s.done:
 	}
 }
 
-// flush sends r and waits until it was handed to the kernel, ctx ends, or nothing is sent any more.
-func (s *reports) flush(ctx context.Context, r wire.Report) {
-	q := queued{s.stamp(r), make(chan struct{})}
+// hurry has run send what there is.
+func (s *reports) hurry() {
+	select {
+	case s.urgent <- struct{}{}:
+	default:
+	}
+}
+
+// flush sends r at once and waits until it was handed to the kernel, ctx ends, or nothing is sent any more.
+func (s *reports) flush(ctx context.Context, r wire.Report) { s.flushed(ctx, s.stamp(r)) }
+
+// settle is flush of what there is.
+func (s *reports) settle(ctx context.Context) { s.flushed(ctx, wire.Report{}) }
+
+func (s *reports) flushed(ctx context.Context, r wire.Report) {
+	q := queued{r, make(chan struct{})}
 	select {
 	case s.queue <- q:
+		s.hurry()
 	case <-s.done:
 		return
 	case <-ctx.Done():
@@ -115,7 +136,17 @@ func (s *reports) run(ctx context.Context, l *Link) error {
 	enc := json.NewEncoder(w)
 	var waiting []chan struct{}
 	var courtesy processor.Courtesy // a line of control characters takes six times its length, and there may be thousands of lines
+	pause := clock.System.NewTimer(0)
+	defer pause.Stop()
 	for {
+		select {
+		case <-pause.C():
+		case <-s.urgent:
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
 		var q queued
 		select {
 		case q = <-s.queue:
@@ -126,8 +157,10 @@ func (s *reports) run(ctx context.Context, l *Link) error {
 		}
 		for more := true; more; {
 			courtesy.Yield()
-			if err := enc.Encode(q.report); err != nil {
-				return fmt.Errorf("send reports: %w", err)
+			if q.report.Kind != "" {
+				if err := enc.Encode(q.report); err != nil {
+					return fmt.Errorf("send reports: %w", err)
+				}
 			}
 			if q.flushed != nil {
 				waiting = append(waiting, q.flushed)
@@ -150,5 +183,7 @@ func (s *reports) run(ctx context.Context, l *Link) error {
 			close(c)
 		}
 		waiting = waiting[:0]
+		pause.Stop()
+		pause = clock.System.NewTimer(gather)
 	}
 }
