@@ -158,6 +158,7 @@ func (s *reports) run(ctx context.Context, l *Link) error {
 		for more := true; more; {
 			courtesy.Yield()
 			if q.report.Kind != "" {
+				q.report.Pack()
 				if err := enc.Encode(q.report); err != nil {
 					return fmt.Errorf("send reports: %w", err)
 				}

@@ -268,6 +268,7 @@ func TestOnlyRecentVersionsAreSpokenFor(t *testing.T) {
 // FuzzReport holds whatever a worker may send against the reader.
 func FuzzReport(f *testing.F) {
 	f.Add([]byte(`{"kind":"log","job":"j","text":"x"}` + "\n"))
+	f.Add([]byte(`{"kind":"log","job":"j","raw":"AP8="}` + "\n"))
 	f.Add([]byte(`{"kind":"prepared","id":"x","problem":{"status":-1}}` + "\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := New(Options{Program: "none", Ingress: os.Stdin, Log: slog.New(slog.DiscardHandler)})

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ripstop-vm/ripstop/control"
 	"github.com/ripstop-vm/ripstop/internal/wire"
@@ -248,6 +249,7 @@ func (w *worker) takeReports(rw http.ResponseWriter, r *http.Request) {
 			return
 		}
 		line = line[:0]
+		report.Unpack()
 		w.report(r.Context(), report)
 	}
 }
@@ -290,7 +292,7 @@ func (w *worker) report(ctx context.Context, r wire.Report) {
 		}
 		s.mu.Unlock()
 	case wire.ReportLog:
-		r.Text, r.Stream, r.Level, r.Invocation = cut(w.store.redact(r.Job, r.Text), maxText), oneOf(r.Stream, "log", "stdout", "stderr", "system"), oneOf(r.Level, "info", "debug", "warn", "error"), cut(r.Invocation, 64)
+		r.Text, r.Stream, r.Level, r.Invocation = cut(readable(w.store.redact(r.Job, r.Text)), maxText), oneOf(r.Stream, "log", "stdout", "stderr", "system"), oneOf(r.Level, "info", "debug", "warn", "error"), cut(r.Invocation, 64)
 		if r.Job == "" && r.Stream == "system" {
 			s.opts.Log.Warn(r.Text)
 		} else if s.known(r.Job) {
@@ -361,6 +363,14 @@ func cut(s string, n int) string {
 		return s[:n]
 	}
 	return s
+}
+
+// readable is s as JSON would have it: each byte that is no UTF-8 is U+FFFD.
+func readable(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return string([]rune(s))
 }
 
 func oneOf(s string, allowed ...string) string {

@@ -9,6 +9,7 @@ package wire
 import (
 	"encoding/json"
 	"time"
+	"unicode/utf8"
 )
 
 // Schema is the version of these messages. Readers keep unknown fields and refuse a newer Schema.
@@ -75,12 +76,37 @@ type Report struct {
 	Stream     string          `json:"stream,omitempty"` // of a log: "stdout", "stderr", "log" (the log call), "system" (ours)
 	Level      string          `json:"level,omitempty"`  // of a log: debug, info, warn, error
 	Text       string          `json:"text,omitempty"`
+	Raw        []byte          `json:"raw,omitempty"` // of a log, in place of Text: see Pack
 	Problem    *Problem        `json:"problem,omitempty"`
 	Trace      json.RawMessage `json:"trace,omitempty"`    // a trace.Record
 	Function   string          `json:"function,omitempty"` // of an audit: what was called
 	// Omitted is how many reports like an audit (of its Job and Level) or like a trace (of its Job) were left out before it. Without a Text, or
 	// a Trace, it says nothing else.
 	Omitted uint64 `json:"omitted,omitempty"`
+}
+
+// Pack has the text of a log sent as its bytes, in base64, if much of it would have to be escaped: as a JSON string control characters and what is no
+// UTF-8 take six times their length, and who reads them as long.
+func (r *Report) Pack() {
+	if r.Kind != ReportLog {
+		return
+	}
+	escapes := 0
+	for _, c := range r.Text {
+		if c < ' ' && c != '\t' && c != '\n' && c != '\r' || c == utf8.RuneError {
+			if escapes++; escapes > len(r.Text)/16+1 {
+				r.Text, r.Raw = "", []byte(r.Text)
+				return
+			}
+		}
+	}
+}
+
+// Unpack ends what Pack did. The text may be no UTF-8 then.
+func (r *Report) Unpack() {
+	if r.Kind == ReportLog && r.Raw != nil {
+		r.Text, r.Raw = string(r.Raw), nil
+	}
 }
 
 // CutQuote ends a quoted text of an audit's report that is only the begin of what a guest gave. What stands before it may be a part of
