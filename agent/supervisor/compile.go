@@ -201,6 +201,11 @@ func (s *Supervisor) compile(ctx context.Context, engine runtime.Engine, dir str
 	const longer = ", or start the server with a longer --compile-time"
 	status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	switch {
+	case ctx.Err() != nil && cmd.ProcessState != nil && cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime() < s.opts.CompileTime/2:
+		used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+		return "", &wire.Problem{Code: "host-busy", Status: http.StatusServiceUnavailable, Title: "The host is busy",
+			Detail: fmt.Sprintf("compiling the module got %v of processor time in %d s, of the %v that it may have: other work keeps this host from it, so try again when there is less",
+				used.Round(time.Millisecond), int64(wall/time.Second), s.opts.CompileTime)}
 	case ctx.Err() != nil:
 		return costly(longer, "took more than %d s", int64(wall/time.Second))
 	case status.ExitStatus() == CompileSpent:

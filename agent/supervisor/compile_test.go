@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ripstop-vm/ripstop/agent/codecache"
 	"github.com/ripstop-vm/ripstop/internal/wire"
@@ -79,6 +81,16 @@ func TestWhatACompilerEndsWithIsOursOrTheModules(t *testing.T) {
 				t.Errorf("%+v %v", e, err)
 			}
 		})
+	}
+}
+
+func TestACompilerThatOthersKeepFromItIsNotTheModulesFault(t *testing.T) {
+	s := compiling(t, "cat >/dev/null; exec sleep 60")
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := s.Check(ctx, "", fmt.Sprintf("%x", sha256.Sum256([]byte("module"))), strings.NewReader("module"), 6)
+	if p, ok := errors.AsType[*wire.Problem](err); !ok || p.Code != "host-busy" || p.Status != 503 {
+		t.Errorf("it ended with %v", err)
 	}
 }
 

@@ -82,7 +82,7 @@ type AuditEntry struct {
 	Invocation string `json:"invocation,omitempty"`
 	Job        string `json:"job,omitempty"`
 
-	// Kind deploy, rollback, remove, secret.set, secret.remove, token.create, token.revoke, backup, broker.adopt, denied (a host call), observed (one that a rule which only observes would have denied), api.denied, worker.died.
+	// Kind deploy, rollback, remove, secret.set, secret.remove, token.create, token.revoke, queue.requeue, queue.discard, queue.cancel, backup, broker.adopt, denied (a host call), observed (one that a rule which only observes would have denied), api.denied, worker.died.
 	Kind string `json:"kind"`
 
 	// Omitted Entries like this one (of its kind and job) that were left out before it. Without a detail, that is all it says.

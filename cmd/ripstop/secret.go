@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -93,7 +94,7 @@ func readSecret(cmd *cobra.Command, file string, keepNewline bool) ([]byte, erro
 	in := cmd.InOrStdin()
 	if file == "" && isTerminal(in) {
 		fmt.Fprint(cmd.ErrOrStderr(), "value: ")
-		value, err := term.ReadPassword(int(in.(*os.File).Fd()))
+		value, err := readPassword(cmd.Context(), int(in.(*os.File).Fd()))
 		fmt.Fprintln(cmd.ErrOrStderr())
 		if err != nil {
 			return nil, fmt.Errorf("read secret: %w", err)
@@ -119,6 +120,30 @@ func readSecret(cmd *cobra.Command, file string, keepNewline bool) ([]byte, erro
 		value = bytes.TrimSuffix(bytes.TrimSuffix(value, []byte("\n")), []byte("\r"))
 	}
 	return value, nil
+}
+
+// readPassword reads a line from a terminal without showing it. When ctx ends it leaves the terminal as it was; what reads goes on, and the process is
+// about to end.
+func readPassword(ctx context.Context, fd int) ([]byte, error) {
+	before, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	type line struct {
+		text []byte
+		err  error
+	}
+	read := make(chan line, 1)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		read <- line{text, err}
+	}()
+	select {
+	case l := <-read:
+		return l.text, l.err
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), term.Restore(fd, before))
+	}
 }
 
 func newSecretListCommand() *cobra.Command {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ripstop-vm/ripstop/internal/clock"
@@ -29,7 +30,7 @@ func (s *Sandbox) serveCommand(inv *invocation, in *clientBody, r *http.Request,
 		resp.sent, resp.status = true, http.StatusBadRequest
 		return nil
 	}
-	out := &cgiOutput{resp: resp, clock: s.program.opts.Clock}
+	out := &cgiOutput{resp: resp, clock: s.program.opts.Clock, vain: &in.over}
 	_ = resp.control.EnableFullDuplex() // a program may write before it has read everything
 	env, stdin := s.program.frame(in, r, info)
 	err := s.state.system.Provide(env, stdin, out)
@@ -43,22 +44,22 @@ func (s *Sandbox) serveCommand(inv *invocation, in *clientBody, r *http.Request,
 		err = nil
 	}
 	err = callerCause(inv, err)
+	if in.over.Load() && inv.ctx.Err() == nil {
+		// As if its length had been known before: a program may take what it could read for all there is, or fail of it. What it has said before that is
+		// taken back, or broken off.
+		most := uint64(s.program.opts.RequestBytes)
+		err = &runtime.LimitError{Limit: "request", Used: most + 1, Max: most}
+	}
 	if err == nil {
 		out.finish()
 	}
 	out.stop()
 	inv.finish()
 	in.finish()
-	switch {
-	case out.failure != nil:
+	if out.failure != nil {
 		return out.failure // it was the guest's, even if a failed write ended it
-	case err != nil:
-		return err
-	case in.over && !resp.sent:
-		most := uint64(s.program.opts.RequestBytes)
-		return &runtime.LimitError{Limit: "request", Used: most + 1, Max: most}
 	}
-	return nil
+	return err
 }
 
 // frame is what a request is to a command: the environment that it gets, and what it reads.
@@ -189,6 +190,7 @@ const cgiLatency = 10 * time.Millisecond
 type cgiOutput struct {
 	resp  *responder
 	clock clock.Clock
+	vain  *atomic.Bool // nobody will hear it, unless its head is on its way
 
 	mu      sync.Mutex
 	parse   cgiParser
@@ -209,6 +211,9 @@ func (o *cgiOutput) Write(p []byte) (int, error) {
 	defer o.mu.Unlock()
 	if o.failure != nil {
 		return 0, hostcall.EPIPE
+	}
+	if o.vain.Load() && !o.resp.sent {
+		return len(p), nil
 	}
 	rest := p
 	if !o.parse.done {

@@ -16,8 +16,8 @@ type clientBody struct {
 
 	mu   sync.Mutex // held while reading
 	left int64      // how much more may come
-	over bool       // more came
 
+	over  atomic.Bool // more came
 	eof   atomic.Bool // there is nothing left to read
 	ended atomic.Bool // nobody may begin to read
 }
@@ -37,7 +37,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	if b.ended.Load() {
 		return 0, hostcall.ECANCELED
 	}
-	if b.over {
+	if b.over.Load() {
 		return 0, errTooLong
 	}
 	n, err := b.body.Read(p)
@@ -45,7 +45,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		b.eof.Store(true)
 	}
 	if b.left -= int64(n); b.left < 0 {
-		b.over = true
+		b.over.Store(true)
 		return 0, errTooLong
 	}
 	if err != nil && err != io.EOF {

@@ -67,7 +67,7 @@ func (s *Sandbox) serveTask(inv *invocation, in *clientBody, r *http.Request, in
 	switch {
 	case err != nil:
 		return err
-	case in.over:
+	case in.over.Load():
 		if !resp.sent {
 			return &runtime.LimitError{Limit: "request", Used: uint64(s.program.opts.RequestBytes) + 1, Max: uint64(s.program.opts.RequestBytes)}
 		}

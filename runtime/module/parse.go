@@ -69,7 +69,7 @@ func header(wasm []byte) *Error {
 	switch layer, version := uint16(wasm[6])|uint16(wasm[7])<<8, uint16(wasm[4])|uint16(wasm[5])<<8; {
 	case layer == 1:
 		return bad(6, "this is a WebAssembly component; a core module is wanted: build for WASI preview 1 "+
-			"(Rust: --target wasm32-wasip1, Go: GOOS=wasip1 GOARCH=wasm, TinyGo: -target=wasip1, C: --target=wasm32-wasip1)")
+			"(Rust: --target wasm32-wasip1, Go: GOOS=wasip1 GOARCH=wasm, TinyGo: -target=wasip1, C: --target=wasm32-wasi or wasm32-wasip1)")
 	case layer != 0 || version != 1:
 		return bad(4, "this version of the binary format is unknown; version 1 is supported")
 	}
