@@ -199,10 +199,14 @@ func (s *Supervisor) compile(ctx context.Context, engine runtime.Engine, dir str
 			Detail: "compiling the module " + fmt.Sprintf(format, args...) + ": build it with smaller functions (less inlining, generated code in several functions)" + more}
 	}
 	const longer = ", or start the server with a longer --compile-time"
-	status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	var status syscall.WaitStatus
+	var used time.Duration
+	if p := cmd.ProcessState; p != nil { // else it has not even begun
+		status, _ = p.Sys().(syscall.WaitStatus)
+		used = p.UserTime() + p.SystemTime()
+	}
 	switch {
-	case ctx.Err() != nil && cmd.ProcessState != nil && cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime() < s.opts.CompileTime/2:
-		used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	case ctx.Err() != nil && used < s.opts.CompileTime/2:
 		return "", &wire.Problem{Code: "host-busy", Status: http.StatusServiceUnavailable, Title: "The host is busy",
 			Detail: fmt.Sprintf("compiling the module got %v of processor time in %d s, of the %v that it may have: other work keeps this host from it, so try again when there is less",
 				used.Round(time.Millisecond), int64(wall/time.Second), s.opts.CompileTime)}
