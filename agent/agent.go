@@ -268,7 +268,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// Wait returns when no invocation is under way, or ctx ended.
+// settling is how long Wait waits for the control process to read what there is to report.
+const settling = time.Second
+
+// Wait returns when no invocation is under way, or ctx ended, and the control process knows what there was to report. Nothing is reported any more.
 func (a *Agent) Wait(ctx context.Context) {
 	a.mu.Lock()
 	a.draining = true
@@ -279,6 +282,8 @@ func (a *Agent) Wait(ctx context.Context) {
 	case <-done:
 	case <-ctx.Done():
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settling)
+	defer cancel()
 	a.reports.settle(ctx)
 }
 

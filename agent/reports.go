@@ -27,18 +27,19 @@ const gather = 5 * time.Millisecond
 type reports struct {
 	clock   clock.Clock
 	queue   chan queued
-	urgent  chan struct{} // has a value if somebody waits for what is in queue
-	done    chan struct{} // closed when nothing is sent any more
+	urgent  chan struct{}      // has a value if somebody waits for what is in queue
+	last    chan chan struct{} // takes what run closes once the control process has read everything
+	done    chan struct{}      // closed when nothing is sent any more
 	dropped atomic.Uint64
 }
 
 type queued struct {
-	report  wire.Report   // without a kind: none
+	report  wire.Report
 	flushed chan struct{} // closed once the report was written; may be nil
 }
 
 func newReports(c clock.Clock) *reports {
-	return &reports{clock: c, queue: make(chan queued, reportsAhead), urgent: make(chan struct{}, 1), done: make(chan struct{})}
+	return &reports{clock: c, queue: make(chan queued, reportsAhead), urgent: make(chan struct{}, 1), last: make(chan chan struct{}), done: make(chan struct{})}
 }
 
 // maxText bounds the text of a report, in bytes: written as JSON it is up to six times as long, and the control process ends a
@@ -86,13 +87,8 @@ func (s *reports) hurry() {
 }
 
 // flush sends r at once and waits until it was handed to the kernel, ctx ends, or nothing is sent any more.
-func (s *reports) flush(ctx context.Context, r wire.Report) { s.flushed(ctx, s.stamp(r)) }
-
-// settle is flush of what there is.
-func (s *reports) settle(ctx context.Context) { s.flushed(ctx, wire.Report{}) }
-
-func (s *reports) flushed(ctx context.Context, r wire.Report) {
-	q := queued{r, make(chan struct{})}
+func (s *reports) flush(ctx context.Context, r wire.Report) {
+	q := queued{s.stamp(r), make(chan struct{})}
 	select {
 	case s.queue <- q:
 		s.hurry()
@@ -103,6 +99,23 @@ func (s *reports) flushed(ctx context.Context, r wire.Report) {
 	}
 	select {
 	case <-q.flushed:
+	case <-s.done:
+	case <-ctx.Done():
+	}
+}
+
+// settle ends the reports with what there is, and waits until the control process has read them, ctx ends, or nothing is sent any more.
+func (s *reports) settle(ctx context.Context) {
+	read := make(chan struct{})
+	select {
+	case s.last <- read:
+	case <-s.done:
+		return
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-read:
 	case <-s.done:
 	case <-ctx.Done():
 	}
@@ -134,42 +147,49 @@ func (s *reports) run(ctx context.Context, l *Link) error {
 	defer pw.Close()
 	w := bufio.NewWriterSize(pw, 64<<10)
 	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false) // nobody shows them to a browser, and each would take six bytes
 	var waiting []chan struct{}
 	var courtesy processor.Courtesy // a line of control characters takes six times its length, and there may be thousands of lines
 	pause := clock.System.NewTimer(0)
-	defer pause.Stop()
-	for {
+	defer func() { pause.Stop() }()
+	var read chan struct{} // closed at the end, if not nil
+	for read == nil {
 		select {
 		case <-pause.C():
 		case <-s.urgent:
+		case read = <-s.last:
 		case err := <-failed:
 			return err
 		case <-ctx.Done():
 			return nil
 		}
 		var q queued
-		select {
-		case q = <-s.queue:
-		case err := <-failed:
-			return err
-		case <-ctx.Done():
-			return nil
+		have := false
+		if read == nil {
+			select {
+			case q = <-s.queue:
+				have = true
+			case read = <-s.last:
+			case err := <-failed:
+				return err
+			case <-ctx.Done():
+				return nil
+			}
 		}
-		for more := true; more; {
+		// No more than there is now: guests may be as quick to write as this is to send, and somebody waits for what is flushed.
+		for left := len(s.queue); have || left > 0; {
+			if !have {
+				q = <-s.queue
+				left--
+			}
+			have = false
 			courtesy.Yield()
-			if q.report.Kind != "" {
-				q.report.Pack()
-				if err := enc.Encode(q.report); err != nil {
-					return fmt.Errorf("send reports: %w", err)
-				}
+			q.report.Pack()
+			if err := enc.Encode(q.report); err != nil {
+				return fmt.Errorf("send reports: %w", err)
 			}
 			if q.flushed != nil {
 				waiting = append(waiting, q.flushed)
-			}
-			select {
-			case q = <-s.queue:
-			default:
-				more = false
 			}
 		}
 		if n := s.dropped.Swap(0); n > 0 {
@@ -187,4 +207,12 @@ func (s *reports) run(ctx context.Context, l *Link) error {
 		pause.Stop()
 		pause = clock.System.NewTimer(gather)
 	}
+	_ = pw.Close()
+	select {
+	case <-failed: // the control process ends its answer once it has read everything
+	case <-ctx.Done():
+	}
+	close(read)
+	<-ctx.Done()
+	return nil
 }

@@ -234,7 +234,7 @@ func (w *worker) takeReports(rw http.ResponseWriter, r *http.Request) {
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull) && len(line) <= maxReport:
 			continue
-		case errors.Is(err, io.EOF) || r.Context().Err() != nil:
+		case errors.Is(err, io.EOF) || err != nil && r.Context().Err() != nil: // what was read before counts
 			return
 		case err != nil || len(line) > maxReport:
 			w.super.opts.Log.Error("the worker's reports cannot be read", "error", err, "bytes", len(line))

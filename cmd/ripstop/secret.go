@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/ripstop-vm/ripstop/api/client"
 	"github.com/ripstop-vm/ripstop/api/model"
@@ -126,7 +127,7 @@ func readSecret(cmd *cobra.Command, file string, keepNewline bool) ([]byte, erro
 // about to end.
 func readPassword(ctx context.Context, fd int) ([]byte, error) {
 	before, err := term.GetState(fd)
-	if err != nil {
+	if err = errors.Join(err, ctx.Err()); err != nil {
 		return nil, err
 	}
 	type line struct {
@@ -142,6 +143,7 @@ func readPassword(ctx context.Context, fd int) ([]byte, error) {
 	case l := <-read:
 		return l.text, l.err
 	case <-ctx.Done():
+		time.Sleep(10 * time.Millisecond) // what reads may be about to turn the echo off
 		return nil, errors.Join(ctx.Err(), term.Restore(fd, before))
 	}
 }

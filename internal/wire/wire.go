@@ -85,20 +85,20 @@ type Report struct {
 	Omitted uint64 `json:"omitted,omitempty"`
 }
 
-// Pack has the text of a log sent as its bytes, in base64, if much of it would have to be escaped: as a JSON string control characters and what is no
-// UTF-8 take six times their length, and who reads them as long.
+// Pack has the text of a log sent as its bytes, in base64, if much of it would have to be escaped, or it is no UTF-8: as a JSON string control characters
+// take six times their length, and who reads them as long; and of what is no UTF-8 nobody could tell whether it was a secret.
 func (r *Report) Pack() {
 	if r.Kind != ReportLog {
 		return
 	}
 	escapes := 0
-	for _, c := range r.Text {
-		if c < ' ' && c != '\t' && c != '\n' && c != '\r' || c == utf8.RuneError {
-			if escapes++; escapes > len(r.Text)/16+1 {
-				r.Text, r.Raw = "", []byte(r.Text)
-				return
-			}
+	for _, c := range []byte(r.Text) {
+		if c < ' ' && c != '\t' && c != '\n' && c != '\r' {
+			escapes++
 		}
+	}
+	if escapes > len(r.Text)/16+1 || !utf8.ValidString(r.Text) {
+		r.Text, r.Raw = "", []byte(r.Text)
 	}
 }
 

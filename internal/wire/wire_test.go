@@ -11,12 +11,13 @@ func TestALogOfBytesIsSentInLittleMoreThanThat(t *testing.T) {
 		text string
 		raw  bool
 	}{
-		"nothing":         {"", false},
-		"text":            {"a line of a log, with \"quotes\" and ünïcode", false},
-		"lines":           {"trap: unreachable\n\tin a\n\tin b\n", false},
-		"NULs":            {strings.Repeat("\x00", 8<<10), true},
-		"no UTF-8":        {strings.Repeat("\xff", 8<<10), true},
-		"some that is so": {strings.Repeat("a", 100) + strings.Repeat("\x01", 8), true},
+		"nothing":            {"", false},
+		"text":               {"a line of a log, with \"quotes\" and ünïcode", false},
+		"lines":              {"trap: unreachable\n\tin a\n\tin b\n", false},
+		"NULs":               {strings.Repeat("\x00", 8<<10), true},
+		"no UTF-8":           {strings.Repeat("\xff", 8<<10), true},
+		"a byte that is not": {"the token is hunter2-\xffcorrect-horse", true},
+		"some that is so":    {strings.Repeat("a", 100) + strings.Repeat("\x01", 8), true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := Report{Kind: ReportLog, Text: c.text}

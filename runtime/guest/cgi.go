@@ -44,7 +44,7 @@ func (s *Sandbox) serveCommand(inv *invocation, in *clientBody, r *http.Request,
 		err = nil
 	}
 	err = callerCause(inv, err)
-	if in.over.Load() && inv.ctx.Err() == nil {
+	if in.over.Load() && (err == nil || errors.As(err, &exit)) {
 		// As if its length had been known before: a program may take what it could read for all there is, or fail of it. What it has said before that is
 		// taken back, or broken off.
 		most := uint64(s.program.opts.RequestBytes)

@@ -138,9 +138,7 @@ func (p *parking) start(ctx context.Context, vm *runtime.Sandbox) error {
 			// gives back much keeps a P meanwhile.
 			p.run.Rest()
 			p.clearing.Lock()
-			began := clock.Elapsed()
-			p.err = errors.Join(p.err, vm.Close())
-			p.run.Charge(clock.Elapsed() - began)
+			chargeFor(p.run, func() { p.err = errors.Join(p.err, vm.Close()) })
 			p.clearing.Unlock()
 		}
 	}()

@@ -193,6 +193,22 @@ func (s *Sandbox) chargeMoved(bytes uint64) {
 	}
 }
 
+// chargeFor calls f and charges what its thread computed, if that is known, or how long it took. r may be nil.
+func chargeFor(r *processor.Run, f func()) {
+	if r == nil {
+		f()
+		return
+	}
+	began := clock.Elapsed()
+	thread, before := processor.Computed()
+	f()
+	took := clock.Elapsed() - began
+	if now, used := processor.Computed(); thread != 0 && now == thread {
+		took = min(took, used-before)
+	}
+	r.Charge(took)
+}
+
 // Serve hands r to the guest and its answer to w, and returns when the guest is done and nobody uses r or w any more.
 // info is what else the guest learns. The guest is ended when ctx ends, which the caller sees to: at the deadline, and
 // when the client leaves. The error is the guest's failure: *runtime.Trap, *runtime.LimitError (of the limit "request"
@@ -292,11 +308,7 @@ func (s *Sandbox) Close() error {
 		err = s.unpark()
 	}
 	if s.vm != nil {
-		began := clock.Elapsed()
-		err = errors.Join(err, s.vm.Close())
-		if s.run != nil {
-			s.run.Charge(clock.Elapsed() - began)
-		}
+		chargeFor(s.run, func() { err = errors.Join(err, s.vm.Close()) })
 	}
 	return errors.Join(err, s.state.system.Close())
 }

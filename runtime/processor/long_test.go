@@ -125,3 +125,39 @@ func TestAJobThatOthersKeepWaitingIsNotBehindThem(t *testing.T) {
 		}
 	})
 }
+
+// A run that waits in the world for a moment between two slices computes no less for it.
+func TestARunThatBlocksBetweenSlicesIsBusyAllTheSame(t *testing.T) {
+	for _, each := range []time.Duration{190 * time.Microsecond, 450 * time.Microsecond, 900 * time.Microsecond, 950 * time.Microsecond} {
+		t.Run(each.String(), func(t *testing.T) {
+			procs(t, 2)
+			synctest.Test(t, func(t *testing.T) {
+				told := 0
+				began := time.Now()
+				p := newProcessor(t, Options{Tokens: 1, OnLong: func() bool { told++; return true },
+					Computed: func() (int, time.Duration) { return 1, time.Since(began) + 1 }})
+				job := p.Job("hostile", 1)
+				r := job.Run()
+				if err := r.Enter(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				defer r.Leave()
+				for time.Since(began) < 3*time.Second {
+					for s := time.Now(); time.Since(s) < each; {
+						time.Sleep(tick)
+						if err := r.Tick(t.Context()); err != nil {
+							t.Fatal(err)
+						}
+					}
+					r.Block()
+					if err := r.Unblock(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if used := time.Duration(job.recent); used < lately*8/10 || told == 0 {
+					t.Errorf("it computed all the time, of which %v of the last %v count, and was lowered %d times", used, lately, told)
+				}
+			})
+		})
+	}
+}

@@ -374,7 +374,7 @@ func (r *Run) Tick(ctx context.Context) error {
 	soon := false
 	if now >= r.yields {
 		soon = !r.asked && !r.patient && p.onLong != nil && r.share.soon.Load()
-		if soon || !r.away {
+		if soon || !r.away || r.thread == 0 { // else the next look would be the first since it waited or blocked, and see nothing
 			most := r.look(now)
 			r.away = r.away || most
 		}
