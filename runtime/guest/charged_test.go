@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"context"
 	"net/http/httptest"
 	goruntime "runtime"
 	"strings"
@@ -9,7 +8,6 @@ import (
 	"time"
 
 	w "github.com/ripstop-vm/ripstop/internal/wasmtest"
-	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/processor"
 )
 
@@ -37,14 +35,7 @@ func reading() []byte {
 
 // What closing a sandbox takes is charged to its job, and does not depend on what another's guest did.
 func TestClosingACommandIsChargedAndCostsOthersNothing(t *testing.T) {
-	r, err := runtime.Open(context.Background(), runtime.Options{Libraries: Libraries(), Engine: testEngine, Meter: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := r.Compile(t.Context(), reading())
-	if err != nil {
-		t.Fatal(err)
-	}
+	r, m := compiled(t, reading())
 	defer goruntime.GOMAXPROCS(goruntime.GOMAXPROCS(max(goruntime.GOMAXPROCS(0), 2)))
 	shared, err := processor.New(processor.Options{Tokens: 1})
 	if err != nil {

@@ -2,14 +2,12 @@ package guest
 
 import (
 	"bytes"
-	"context"
 	"net/http/httptest"
 	"os"
 	goruntime "runtime"
 	"strings"
 	"testing"
 
-	"github.com/ripstop-vm/ripstop/runtime"
 	"github.com/ripstop-vm/ripstop/runtime/image"
 )
 
@@ -28,14 +26,7 @@ func held(t *testing.T) (maps, fds int) {
 }
 
 func TestOfManyProgramsThatComeAndGoNothingStays(t *testing.T) {
-	r, err := runtime.Open(context.Background(), runtime.Options{Libraries: Libraries(), Engine: testEngine, Meter: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := r.Compile(t.Context(), snoop())
-	if err != nil {
-		t.Fatal(err)
-	}
+	r, m := compiled(t, snoop())
 	part := new(image.Part)
 	var maps, fds, routines int
 	for i := range 1000 {
